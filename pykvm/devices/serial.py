@@ -1,0 +1,441 @@
+"""A serial port: the 16550A, as the data sheet of National's PC16550D (June 1995) has it.
+
+There is no wire and no baud rate: a byte that the guest sends is gone as soon as its sink has
+taken it, and input arrives as fast as the guest reads. What a driver can notice is the chip's.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from pykvm.devices.device import Line, State
+
+    class Sink(Protocol):
+        """Where the bytes go that the guest sends."""
+
+        def put(self, byte: int) -> bool:
+            """Take ``byte``; False where there is no room. Whoever makes room calls ``Serial.room``."""
+            ...
+
+
+# offset, name, access, value after reset, section of the data sheet; DLL and DLM while LCR.DLAB is set
+REGISTERS = (
+    (0, "RBR", "R", 0x00, "8.0"),
+    (0, "THR", "W", None, "8.0"),
+    (0, "DLL", "RW", None, "8.3"),
+    (1, "IER", "RW", 0x00, "8.7"),
+    (1, "DLM", "RW", None, "8.3"),
+    (2, "IIR", "R", 0x01, "8.6"),
+    (2, "FCR", "W", 0x00, "8.5"),
+    (3, "LCR", "RW", 0x00, "8.1"),
+    (4, "MCR", "RW", 0x00, "8.8"),
+    (5, "LSR", "R", 0x60, "8.4"),
+    (6, "MSR", "R", None, "8.9"),
+    (7, "SCR", "RW", None, "8.10"),
+)
+PORTS = 8
+RBR = THR = DLL = 0
+IER = DLM = 1
+IIR = FCR = 2
+LCR = 3
+MCR = 4
+LSR = 5
+MSR = 6
+SCR = 7
+
+IER_ERBFI = 0x01  # received data available
+IER_ETBEI = 0x02  # transmitter holding register empty
+IER_ELSI = 0x04  # receiver line status
+IER_EDSSI = 0x08  # modem status
+IER_BITS = 0x0F
+
+# Table in §8.6, highest priority first
+IIR_LINE_STATUS = 0x06
+IIR_DATA = 0x04
+IIR_TIMEOUT = 0x0C
+IIR_THR_EMPTY = 0x02
+IIR_MODEM_STATUS = 0x00
+IIR_NONE = 0x01
+IIR_FIFOS = 0xC0
+
+FCR_ENABLE = 0x01
+FCR_RESET_RCVR = 0x02
+FCR_RESET_XMIT = 0x04
+TRIGGER_LEVELS = (1, 4, 8, 14)  # by FCR bits 7:6
+FIFO_DEPTH = 16
+
+LCR_BREAK = 0x40
+LCR_DLAB = 0x80
+
+MCR_DTR = 0x01
+MCR_RTS = 0x02
+MCR_OUT1 = 0x04
+MCR_OUT2 = 0x08
+MCR_LOOP = 0x10
+MCR_BITS = 0x1F
+
+LSR_DR = 0x01
+LSR_OE = 0x02
+LSR_PE = 0x04
+LSR_FE = 0x08
+LSR_BI = 0x10
+LSR_THRE = 0x20
+LSR_TEMT = 0x40
+LSR_FIFO_ERROR = 0x80
+LSR_ERRORS = LSR_OE | LSR_PE | LSR_FE | LSR_BI
+LSR_CLEARED_BY_READ = LSR_ERRORS | LSR_FIFO_ERROR
+
+MSR_DELTAS = 0x0F  # DCTS, DDSR, TERI, DDCD
+MSR_TERI = 0x04
+MSR_CTS = 0x10
+MSR_DSR = 0x20
+MSR_RI = 0x40
+MSR_DCD = 0x80
+MSR_LINES = 0xF0
+# What is plugged in: a terminal that is on, with carrier, and never rings.
+MSR_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD
+
+# In the receiver's FIFO a character carries its error in the bits above: §8.4, "associated with the
+# particular character in the FIFO it applies to".
+BREAK_CHARACTER = LSR_BI << 8
+
+
+class Serial:
+    """One 16550A on ports 0 to 7 of its place.
+
+    ``irq`` is its line, ``out`` takes what the guest sends. ``on_rx_room`` is called when the guest
+    has emptied the receiver, or has left loopback, so that ``receive`` takes bytes again.
+    """
+
+    def __init__(self, irq: Line, out: Sink) -> None:
+        self.on_rx_room: Callable[[], None] | None = None
+        self._irq = irq
+        self._put = out.put
+        self._ier = 0
+        self._fcr = 0
+        self._lcr = 0
+        self._mcr = 0
+        self._lsr = LSR_THRE | LSR_TEMT
+        self._msr = MSR_CONNECTED
+        self._scr = 0
+        self._divisor = 0
+        self._received: list[int] = []
+        # What the sink had no room for; LSR.THRE is clear while anything is here.
+        self._unsent = bytearray()
+        self._thr_empty = False  # the interrupt of that name is pending
+        self._timeout = False  # and the receiver's
+        self._load = 0
+        self._level = False
+        self._follow_registers()
+
+    # The guest's side
+
+    def read(self, offset: int, size: int) -> int:
+        """A register; RBR, IIR, LSR and MSR change by it."""
+        if offset == LSR:
+            lsr = self._lsr
+            if lsr & LSR_CLEARED_BY_READ:
+                self._line_status_read()
+            return lsr
+        if offset == IIR:
+            return self._identify()
+        if offset == RBR:
+            return self._divisor & 0xFF if self._lcr & LCR_DLAB else self._take()
+        if offset == IER:
+            return self._divisor >> 8 if self._lcr & LCR_DLAB else self._ier
+        if offset == MSR:
+            msr = self._msr
+            self._msr &= MSR_LINES
+            self._update()
+            return msr
+        if offset == LCR:
+            return self._lcr
+        if offset == MCR:
+            return self._mcr
+        return self._scr
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """A register; LSR and MSR are the chip's own ("not recommended", §8.4) and stay."""
+        if offset == THR and self._straight and self._put(value):
+            if self._ier & IER_ETBEI:
+                self._raise_thr_empty()
+        elif offset == THR:
+            if self._lcr & LCR_DLAB:
+                self._divisor = self._divisor & 0xFF00 | value
+            else:
+                self._send(value)
+        elif offset == IER:
+            if self._lcr & LCR_DLAB:
+                self._divisor = self._divisor & 0x00FF | value << 8
+            else:
+                self._enable_interrupts(value & IER_BITS)
+        elif offset == FCR:
+            self._control_fifos(value)
+        elif offset == LCR:
+            self._lcr = value
+            self._follow_registers()
+        elif offset == MCR:
+            self._control_modem(value & MCR_BITS)
+        elif offset == SCR:
+            self._scr = value
+
+    # The terminal's side
+
+    def receive(self, data: bytes) -> int:
+        """Take as many bytes of ``data`` as there is room for, and say how many.
+
+        In loopback the receiver is cut off from the wire (§8.8): nothing is taken, so that no key
+        is lost while a driver tries out the chip.
+        """
+        if self._mcr & MCR_LOOP:
+            return 0
+        taken = data[: max(0, self._depth - len(self._received))]
+        for byte in taken:
+            self._arrive(byte)
+        if taken:
+            self._update()
+        return len(taken)
+
+    def break_in(self) -> None:
+        """The other end sends a break."""
+        if not self._mcr & MCR_LOOP:
+            self._arrive(BREAK_CHARACTER)
+            self._update()
+
+    def room(self) -> None:
+        """The sink has room again."""
+        unsent = self._unsent
+        if unsent:
+            sent = 0
+            while sent < len(unsent) and self._put(unsent[sent]):
+                sent += 1
+            del unsent[:sent]
+            if not unsent:
+                self._transmitter_empty()
+
+    # Transmitter
+
+    def _follow_registers(self) -> None:
+        """What the hot path tests in one: does a byte for THR go straight to the sink?"""
+        self._straight = not (self._lcr & (LCR_DLAB | LCR_BREAK) or self._mcr & MCR_LOOP or self._unsent)
+        self._depth = FIFO_DEPTH if self._fcr & FCR_ENABLE else 1
+        self._trigger = TRIGGER_LEVELS[self._fcr >> 6] if self._fcr & FCR_ENABLE else 1
+
+    def _send(self, byte: int) -> None:
+        """A byte for THR that does not go straight to the sink, or that the sink did not take."""
+        if self._mcr & MCR_LOOP:
+            self._arrive(byte)
+            self._update()
+        elif not self._lcr & LCR_BREAK:  # a break on the line drowns what is sent (§8.1)
+            # A driver fills the FIFO after it saw THRE, so that this many fit; one that doesn't
+            # look overwrites the last.
+            del self._unsent[self._depth - 1 :]
+            self._unsent.append(byte)
+            self._lsr &= ~(LSR_THRE | LSR_TEMT)
+            self._thr_empty = False
+            self._follow_registers()
+            self._update()
+        if not self._unsent and self._ier & IER_ETBEI:
+            self._raise_thr_empty()
+
+    def _transmitter_empty(self) -> None:
+        self._lsr |= LSR_THRE | LSR_TEMT
+        self._follow_registers()
+        if self._ier & IER_ETBEI:
+            self._raise_thr_empty()
+
+    def _raise_thr_empty(self) -> None:
+        """THR has been written and is empty again.
+
+        Each write takes the interrupt back and its end brings a new one (§8.6, §8.11), that is an
+        edge, which a driver needs that doesn't read IIR. One that has read IIR writes up to a FIFO
+        of bytes, and on a wire these take longer to send than to write: they make one interrupt,
+        which also spares two changes of the line a byte.
+        """
+        if self._thr_empty and self._load:
+            self._load -= 1
+            return
+        self._thr_empty = False
+        self._update()
+        self._thr_empty = True
+        self._update()
+
+    # Receiver
+
+    def _arrive(self, character: int) -> None:
+        """A character from the wire; ``_update`` is the caller's."""
+        received = self._received
+        if len(received) == self._depth:
+            # §8.4: in the FIFO what was there stays, without it what was there is overwritten.
+            self._lsr |= LSR_OE
+            if self._fcr & FCR_ENABLE:
+                return
+            received.clear()
+        received.append(character)
+        if character & BREAK_CHARACTER and self._fcr & FCR_ENABLE:
+            self._lsr |= LSR_FIFO_ERROR
+        self._reveal()
+        # The timeout comes after four character times without a read or a new character (§8.11).
+        # Without a baud clock nothing more can be on its way, so it comes at once.
+        self._timeout = len(received) < self._trigger
+
+    def _reveal(self) -> None:
+        """LSR shows data, and the error of the character on top of the FIFO (§8.4)."""
+        received = self._received
+        if received:
+            self._lsr |= LSR_DR | received[0] >> 8
+            received[0] &= 0xFF
+        else:
+            self._lsr &= ~LSR_DR
+
+    def _take(self) -> int:
+        """RBR is read."""
+        received = self._received
+        if not received:
+            return 0
+        byte = received.pop(0)
+        self._reveal()
+        # A read takes the timeout back and what is left brings it again (§8.11): an edge for the
+        # driver that reads one byte an interrupt.
+        self._timeout = False
+        self._update()
+        if received:
+            if len(received) < self._trigger:
+                self._timeout = True
+                self._update()
+        elif self.on_rx_room is not None:
+            self.on_rx_room()
+        return byte
+
+    # Control and status
+
+    def _enable_interrupts(self, ier: int) -> None:
+        # Enabling it while THR is empty brings the interrupt, even where reading IIR had taken it
+        # back: drivers start to send by this.
+        if not ier & IER_ETBEI:
+            self._thr_empty = False
+        elif not self._ier & IER_ETBEI:
+            self._thr_empty = bool(self._lsr & LSR_THRE)
+            self._load = 0
+        self._ier = ier
+        self._update()
+
+    def _control_fifos(self, fcr: int) -> None:
+        # §8.5: a change of mode clears both FIFOs; without bit 0 the others are not programmed.
+        changed = (fcr ^ self._fcr) & FCR_ENABLE
+        if not fcr & FCR_ENABLE:
+            fcr = 0
+        self._fcr = fcr & ~(FCR_RESET_RCVR | FCR_RESET_XMIT)
+        self._follow_registers()
+        emptied = False
+        if changed or fcr & FCR_RESET_RCVR:
+            emptied = bool(self._received)
+            self._received.clear()
+            self._lsr &= ~(LSR_DR | LSR_FIFO_ERROR)
+        if (changed or fcr & FCR_RESET_XMIT) and self._unsent:
+            self._unsent.clear()
+            self._transmitter_empty()
+        self._timeout = 0 < len(self._received) < self._trigger
+        self._update()
+        if (emptied or changed) and self.on_rx_room is not None:
+            self.on_rx_room()
+
+    def _control_modem(self, mcr: int) -> None:
+        was = self._mcr
+        self._mcr = mcr
+        self._follow_registers()
+        lines = MSR_CONNECTED
+        if mcr & MCR_LOOP:  # §8.8: the outputs feed the inputs
+            lines = (
+                (MSR_DSR if mcr & MCR_DTR else 0)
+                | (MSR_CTS if mcr & MCR_RTS else 0)
+                | (MSR_RI if mcr & MCR_OUT1 else 0)
+                | (MSR_DCD if mcr & MCR_OUT2 else 0)
+            )
+        deltas = (lines ^ self._msr) >> 4
+        if lines & MSR_RI:  # the trailing edge alone is told of
+            deltas &= ~MSR_TERI
+        self._msr = lines | self._msr & MSR_DELTAS | deltas
+        self._update()
+        if was & ~mcr & MCR_LOOP and self.on_rx_room is not None:
+            self.on_rx_room()
+
+    def _line_status_read(self) -> None:
+        self._lsr &= ~LSR_CLEARED_BY_READ
+        if any(character & BREAK_CHARACTER for character in self._received):
+            self._lsr |= LSR_FIFO_ERROR  # there are more errors further down
+        self._update()
+
+    # Interrupts
+
+    def _identify(self) -> int:
+        """IIR is read: that takes THR EMPTY back, if it is what is read (§8.6)."""
+        source = self._source()
+        if source == IIR_THR_EMPTY:
+            self._thr_empty = False
+            self._load = self._depth - 1
+            self._update()
+        return source | IIR_FIFOS if self._fcr & FCR_ENABLE else source
+
+    def _source(self) -> int:
+        """The interrupt of the highest priority, as in IIR 3:0."""
+        ier = self._ier
+        if ier & IER_ELSI and self._lsr & LSR_ERRORS:
+            return IIR_LINE_STATUS
+        if ier & IER_ERBFI:
+            if len(self._received) >= self._trigger:
+                return IIR_DATA
+            if self._timeout:
+                return IIR_TIMEOUT
+        if self._thr_empty:  # never without IER.ETBEI
+            return IIR_THR_EMPTY
+        if ier & IER_EDSSI and self._msr & MSR_DELTAS:
+            return IIR_MODEM_STATUS
+        return IIR_NONE
+
+    def _update(self) -> None:
+        """The line follows the sources. On a PC, OUT2 opens it; loopback forces OUT2 off (§8.8)."""
+        level = self._mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 and self._source() != IIR_NONE
+        if level != self._level:
+            self._level = level
+            self._irq.set(level)
+
+    # State
+
+    def save(self) -> State:
+        return {
+            "version": 1,
+            "ier": self._ier,
+            "fcr": self._fcr,
+            "lcr": self._lcr,
+            "mcr": self._mcr,
+            "lsr": self._lsr,
+            "msr": self._msr,
+            "scr": self._scr,
+            "divisor": self._divisor,
+            "received": list(self._received),
+            "unsent": bytes(self._unsent),
+            "thr_empty": self._thr_empty,
+            "load": self._load,
+        }
+
+    def load(self, state: State) -> None:
+        self._ier = state["ier"]
+        self._fcr = state["fcr"]
+        self._lcr = state["lcr"]
+        self._mcr = state["mcr"]
+        self._lsr = state["lsr"]
+        self._msr = state["msr"]
+        self._scr = state["scr"]
+        self._divisor = state["divisor"]
+        self._received[:] = state["received"]
+        self._unsent[:] = state["unsent"]
+        self._thr_empty = state["thr_empty"]
+        self._load = state["load"]
+        self._follow_registers()
+        self._timeout = 0 < len(self._received) < self._trigger
+        self._update()
+        self._irq.set(self._level)
