@@ -1,0 +1,169 @@
+"""A vCPU: KVM_RUN, and its registers as plain values."""
+
+from __future__ import annotations
+
+import errno
+from ctypes import c_int, c_ulong, c_void_p, get_errno
+
+from pykvm.kvm import structs
+from pykvm.kvm.abi import KVM_RUN
+from pykvm.kvm.descriptor import Descriptor
+from pykvm.kvm.errors import KvmError
+from pykvm.kvm.run import RunPage
+from pykvm.libc.calls import ioctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Plain = dict[str, Any]
+
+
+class Vcpu(Descriptor):
+    """One ioctl a method. All raise KvmError."""
+
+    def __init__(self, fd: int, index: int, run_page_size: int) -> None:
+        super().__init__(fd)
+        self.index = index
+        self.page = RunPage(fd, run_page_size)
+        # Arguments made once: a call then converts nothing.
+        self._run = (c_int(fd), c_ulong(KVM_RUN), c_void_p(0))
+
+    def run(self) -> int:
+        """KVM_RUN: 0, or the errno of EINTR (a kick, a signal) and EAGAIN (INIT while waiting for SIPI).
+
+        They are never retried here: only the run loop knows whether a kick was meant.
+        """
+        if ioctl(*self._run) == 0:
+            return 0
+        number = get_errno()
+        if number in (errno.EINTR, errno.EAGAIN):
+            return number
+        raise KvmError("KVM_RUN", number)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            self.page.close()
+        super().close()
+
+    def _get(self, name: str, struct: Any) -> Plain:
+        self.struct(name, struct)
+        return structs.to_dict(struct)
+
+    def _set(self, name: str, struct: Any, values: Plain) -> None:
+        self.struct(name, structs.from_dict(struct, values))
+
+    def regs(self) -> Plain:
+        """General registers, RIP and RFLAGS."""
+        return self._get("KVM_GET_REGS", structs.kvm_regs())
+
+    def set_regs(self, values: Plain) -> None:
+        """All general registers: those that ``values`` lacks become 0."""
+        self._set("KVM_SET_REGS", structs.kvm_regs(), values)
+
+    def sregs(self) -> Plain:
+        """Segments, descriptor tables, control registers, EFER, APIC base."""
+        return self._get("KVM_GET_SREGS", structs.kvm_sregs())
+
+    def set_sregs(self, values: Plain) -> None:
+        """Change those system registers that ``values`` has."""
+        current = structs.kvm_sregs()
+        self.struct("KVM_GET_SREGS", current)
+        self._set("KVM_SET_SREGS", current, values)
+
+    def set_cpuid(self, table: Any) -> None:
+        """KVM_SET_CPUID2; before the first KVM_RUN."""
+        self.struct("KVM_SET_CPUID2", table)
+
+    def msrs(self, indices: list[int]) -> dict[int, int]:
+        """Read MSRs; one that KVM refuses is left out, those behind it are read all the same."""
+        values: dict[int, int] = {}
+        rest = list(indices)
+        while rest:
+            table = structs.msrs(len(rest))
+            for slot, index in zip(table.entries, rest, strict=True):
+                slot.index = index
+            done = self.struct("KVM_GET_MSRS", table)
+            values.update((entry.index, entry.data) for entry in table.entries[:done])
+            rest = rest[done + 1 :]
+        return values
+
+    def set_msrs(self, values: dict[int, int]) -> list[int]:
+        """Write MSRs; returns those that KVM refused, having written all others."""
+        refused = []
+        rest = list(values)
+        while rest:
+            table = structs.msrs(len(rest))
+            for slot, index in zip(table.entries, rest, strict=True):
+                slot.index = index
+                slot.data = values[index]
+            done = self.struct("KVM_SET_MSRS", table)
+            refused += rest[done : done + 1]
+            rest = rest[done + 1 :]
+        return refused
+
+    def xsave(self) -> bytes:
+        """The XSAVE area (4 KiB): x87, SSE, AVX and what else is in use."""
+        area = structs.kvm_xsave()
+        self.struct("KVM_GET_XSAVE", area)
+        return bytes(area)
+
+    def set_xsave(self, area: bytes) -> None:
+        """Load what ``xsave`` gave."""
+        self.struct("KVM_SET_XSAVE", structs.kvm_xsave.from_buffer_copy(area))
+
+    def xcr0(self) -> int:
+        """Extended control register 0."""
+        return int(self._get("KVM_GET_XCRS", structs.kvm_xcrs())["xcrs"][0]["value"])
+
+    def set_xcr0(self, value: int) -> None:
+        """Set extended control register 0."""
+        xcrs = structs.kvm_xcrs(nr_xcrs=1)
+        xcrs.xcrs[0].value = value
+        self.struct("KVM_SET_XCRS", xcrs)
+
+    def debugregs(self) -> Plain:
+        """DR0 to DR3, DR6, DR7."""
+        return self._get("KVM_GET_DEBUGREGS", structs.kvm_debugregs())
+
+    def set_debugregs(self, values: Plain) -> None:
+        """Load what ``debugregs`` gave."""
+        self._set("KVM_SET_DEBUGREGS", structs.kvm_debugregs(), values)
+
+    def events(self) -> Plain:
+        """Exceptions, interrupts and NMIs that are pending or being delivered."""
+        return self._get("KVM_GET_VCPU_EVENTS", structs.kvm_vcpu_events())
+
+    def set_events(self, values: Plain) -> None:
+        """Load what ``events`` gave, perhaps changed."""
+        self._set("KVM_SET_VCPU_EVENTS", structs.kvm_vcpu_events(), values)
+
+    def lapic(self) -> bytes:
+        """The local APIC's registers (1 KiB), where it is in the kernel."""
+        state = structs.kvm_lapic_state()
+        self.struct("KVM_GET_LAPIC", state)
+        return bytes(state)
+
+    def set_lapic(self, registers: bytes) -> None:
+        """Load what ``lapic`` gave."""
+        self.struct("KVM_SET_LAPIC", structs.kvm_lapic_state.from_buffer_copy(registers))
+
+    def mp_state(self) -> int:
+        """KVM_MP_STATE_RUNNABLE, _HALTED, …"""
+        return int(self._get("KVM_GET_MP_STATE", structs.kvm_mp_state())["mp_state"])
+
+    def set_mp_state(self, value: int) -> None:
+        """Set what ``mp_state`` reads."""
+        self.struct("KVM_SET_MP_STATE", structs.kvm_mp_state(value))
+
+    def interrupt(self, vector: int) -> None:
+        """Queue an external interrupt, where no controller is in the kernel."""
+        self.struct("KVM_INTERRUPT", structs.kvm_interrupt(vector))
+
+    def debug(self, control: int) -> None:
+        """KVM_SET_GUEST_DEBUG with KVM_GUESTDBG_ flags and no debug registers."""
+        self.struct("KVM_SET_GUEST_DEBUG", structs.kvm_guest_debug(control))
+
+    def tsc_khz(self) -> int:
+        """The TSC's rate in kHz."""
+        return self.number("KVM_GET_TSC_KHZ")
