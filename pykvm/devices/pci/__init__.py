@@ -1,0 +1,1 @@
+"""The PCI bus: configuration spaces, who sits where, and the ports that reach them."""
