@@ -62,10 +62,8 @@ def test_msrs_have_names(number: int, name: str):
 
 def test_a_flat_64_bit_code_descriptor():
     segment = decode_segment(0x10, 0x00AF_9B00_0000_FFFF)
-    assert segment == {
-        **{"base": 0, "limit": 0xFFFF_FFFF, "selector": 0x10, "type": 11, "present": 1, "dpl": 0},
-        **{"db": 0, "s": 1, "l": 1, "g": 1, "avl": 0, "unusable": 0},
-    }
+    place = {"base": 0, "limit": 0xFFFF_FFFF, "selector": 0x10, "type": 11, "present": 1, "dpl": 0}
+    assert segment == place | {"db": 0, "s": 1, "l": 1, "g": 1, "avl": 0, "unusable": 0}
     assert type_text(segment) == "64-bit code, readable"
 
 
@@ -94,10 +92,8 @@ def test_a_system_descriptor_of_ia32e_mode_carries_a_64_bit_base():
 
 
 def test_gates_keep_offset_selector_and_ist():
-    gate = {
-        **{"offset": 0xFFFF_8123_4567_89AB, "selector": 0x10, "type": 14, "present": 1, "dpl": 3},
-        "ist": 2,
-    }
+    gate = {"offset": 0xFFFF_8123_4567_89AB, "selector": 0x10, "type": 14, "present": 1, "dpl": 3}
+    gate["ist"] = 2
     raw = encode_gate(gate)
     low, high = (int.from_bytes(raw[at : at + 8], "little") for at in (0, 8))
     assert low == 0x4567_EE02_0010_89AB
