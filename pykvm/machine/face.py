@@ -1,0 +1,51 @@
+"""The narrow face by which the machine sees a vCPU, whatever runs it: KVM, or a translator."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from pykvm.machine.verdict import Cause
+
+    class Cpu(Protocol):
+        """A virtual CPU. Ports and device memory are reached through the buses it was built with.
+
+        All methods but ``wake`` are called on the vCPU's own thread.
+        """
+
+        index: int
+        exits: list[int]
+        """How often the guest was left, by the back end's number of the reason."""
+
+        def run(self) -> Cause | None:
+            """Run the guest until it ends itself (a cause) or ``wake`` or a signal stops it (None)."""
+            ...
+
+        def wake(self) -> None:
+            """Let the next ``run``, or the one that a signal then interrupts, return. Any thread."""
+            ...
+
+        def settle(self) -> None:
+            """Finish what an exit left half done, so that all registers are true."""
+            ...
+
+        def state(self) -> dict[str, Any]:
+            """The whole state as plain values; after ``settle``."""
+            ...
+
+        def load(self, state: dict[str, Any]) -> None:
+            """Set registers from what ``state`` gave, or a part of it (an entry state)."""
+            ...
+
+        def halted_for_ever(self) -> bool:
+            """Halted with interrupts off: only an NMI, which nobody sends, could wake it."""
+            ...
+
+        def exit_names(self) -> dict[int, str]:
+            """The names of the numbers in ``exits``, for the report."""
+            ...
+
+        def close(self) -> None:
+            """Give up what the vCPU holds of the host."""
+            ...

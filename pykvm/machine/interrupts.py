@@ -1,0 +1,62 @@
+"""Interrupt numbers of the board, and the lines that carry them into KVM's controllers.
+
+On a PC an ISA interrupt n is input n of the PIC pair and input n of the IOAPIC. KVM routes GSI n to
+both, so that one number does for both; the ACPI tables say the same (no override but the SCI's).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.devices.device import Line
+    from pykvm.kvm.vm import Vm
+
+IRQ_PIT = 0
+IRQ_KEYBOARD = 1
+IRQ_RTC = 8
+IRQ_SCI = 9
+IRQ_MOUSE = 12
+# name: (first port, IRQ), as every PC has them
+COM_PORTS = {"com1": (0x3F8, 4), "com2": (0x2F8, 3), "com3": (0x3E8, 4), "com4": (0x2E8, 3)}
+
+
+class KvmLine:
+    """An input of KVM's in-kernel controllers. Only a change of level is told to KVM."""
+
+    def __init__(self, vm: Vm, gsi: int) -> None:
+        self._vm = vm
+        self._gsi = gsi
+        self._level = False
+
+    def set(self, level: bool) -> None:
+        if level != self._level:
+            self._level = level
+            self._vm.irq_line(self._gsi, level)
+
+
+class SharedLine:
+    """One of several outputs on the same input: the input is high while any output is."""
+
+    def __init__(self, line: Line, levels: set[object]) -> None:
+        self._line = line
+        self._levels = levels
+
+    def set(self, level: bool) -> None:
+        if level:
+            self._levels.add(self)
+        else:
+            self._levels.discard(self)
+        self._line.set(bool(self._levels))
+
+
+class IsaLines:
+    """Hands out the ISA interrupt lines of a VM; a number asked for twice is shared."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+        self._inputs: dict[int, tuple[KvmLine, set[object]]] = {}
+
+    def line(self, irq: int) -> Line:
+        """A new output on ISA interrupt ``irq``."""
+        line, levels = self._inputs.setdefault(irq, (KvmLine(self._vm, irq), set()))
+        return SharedLine(line, levels)

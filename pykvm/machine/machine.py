@@ -1,0 +1,169 @@
+"""A built machine and its life: built → running ⇄ paused → stopped.
+
+Only the main thread changes the state. All others post a cause; the first cause is the verdict.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+
+from pykvm.machine import verdict
+from pykvm.machine.clock import MachineClock
+from pykvm.machine.io import IoLoop
+from pykvm.machine.vcpu import PAUSE, RUN, STOP, Gate, VcpuThread
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol, TypeVar
+
+    from pykvm.config.model import MachineConfig
+    from pykvm.devices.device import Device
+    from pykvm.machine.face import Cpu
+    from pykvm.machine.verdict import Cause
+    from pykvm.terminal.console import Console
+
+    class Closer(Protocol):
+        def close(self) -> object: ...
+
+    T = TypeVar("T", bound=Closer)
+
+
+DRAIN_SECONDS = 5.0
+"""How long the end waits for a terminal that doesn't take the guest's last words."""
+
+
+class Event:
+    """A pipe that wakes the main thread. ``writer`` serves ``signal.set_wakeup_fd`` as well."""
+
+    def __init__(self) -> None:
+        self.fd, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def set(self) -> None:
+        try:
+            os.write(self.writer, b"\0")
+        except BlockingIOError:  # full: it is set, and how
+            return
+
+    def clear(self) -> None:
+        os.read(self.fd, 4096)
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self.writer)
+
+
+class Machine:
+    """The parts, and what is done with all of them at once.
+
+    ``own`` each part that must be closed as soon as it is open: ``close`` goes through them
+    backwards, whatever happened.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        self.lock = threading.Lock()
+        """The device lock: whoever calls into a device holds it."""
+        self.cpus: list[VcpuThread] = []
+        self.devices: dict[str, Device] = {}
+        self.consoles: dict[str, Console] = {}
+        self.first_run_ns: int | None = None
+        """``time.monotonic_ns`` of the first entry into the guest."""
+        self._owned: list[Closer] = []
+        self._causes: list[Cause] = []
+        self._gate = Gate()
+        self.event = self.own(Event())
+        self.loop = self.own(IoLoop(self.lock, self.failed))
+        self.clock = self.own(MachineClock(self.loop))
+
+    def own(self, part: T) -> T:
+        """Close ``part`` when the machine is closed."""
+        self._owned.append(part)
+        return part
+
+    def add_cpu(self, cpu: Cpu) -> None:
+        """Give ``cpu`` a thread."""
+        self.cpus.append(VcpuThread(self.own(cpu), self._gate, self.post))
+
+    def post(self, cause: Cause) -> None:
+        """End the machine with ``cause``, unless it has one already. From any thread.
+
+        No vCPU enters the guest again after this; those inside are fetched by the main thread.
+        """
+        self._causes.append(cause)
+        for thread in self.cpus:
+            thread.cpu.wake()
+        self._gate.want(STOP)
+        self.event.set()
+
+    def failed(self, error: BaseException) -> None:
+        """End the machine by a fault of a thread."""
+        self.post(verdict.fault(error))
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why the machine ended, once it has."""
+        return self._causes[0] if self._causes else None
+
+    def start(self) -> None:
+        """Start all threads, with the machine paused. ``resume`` lets it run."""
+        self.loop.start()
+        for thread in self.cpus:
+            thread.start()
+
+    def resume(self) -> None:
+        """Let time and the guest run."""
+        if self.first_run_ns is None:
+            self.first_run_ns = time.monotonic_ns()
+        if not self._causes:
+            with self.lock:
+                self.clock.start()
+            self._gate.want(RUN)
+
+    def pause(self) -> None:
+        """Bring all vCPUs to the gate and let time stand still. Returns when they are there."""
+        if self._causes:
+            return
+        self._gate.want(PAUSE)
+        gate = self._gate
+        with gate.changed:
+            while gate.waiting < len(self.cpus) and gate.wanted == PAUSE:
+                for thread in self.cpus:
+                    thread.kick()
+                gate.changed.wait(0.05)
+        with self.lock:
+            self.clock.stop()
+
+    def wait(self, deadline: Callable[[], int | None]) -> Cause:
+        """Wait for the end. ``deadline`` is called each time before the machine is waited for.
+
+        It does what is due, and returns how many milliseconds it can wait (None: for ever).
+        """
+        poll = select.poll()
+        poll.register(self.event.fd, select.POLLIN)
+        while not self._causes:
+            if poll.poll(deadline()):
+                self.event.clear()
+        return self._causes[0]
+
+    def nudge(self) -> None:
+        """Let ``wait`` call its ``deadline`` again. From any thread, and from a signal handler."""
+        self.event.set()
+
+    def stop(self) -> None:
+        """End all threads, and bring out what the guest printed last."""
+        self._gate.want(STOP)
+        for thread in self.cpus:
+            thread.join()
+        self.loop.stop()
+        for console in self.consoles.values():
+            console.drain(DRAIN_SECONDS)
+
+    def close(self) -> None:
+        """Stop, and give everything back to the host. Twice is once."""
+        self.stop()
+        while self._owned:
+            self._owned.pop().close()

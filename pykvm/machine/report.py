@@ -1,0 +1,121 @@
+"""The report of a run (DESIGN: contract): plain data, written as JSON."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pykvm.errors import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pykvm.machine.machine import Machine
+    from pykvm.machine.verdict import Cause
+    from pykvm.memory import GuestMemory
+
+
+def started_ns() -> int:
+    """When this process started, as ``time.monotonic_ns`` would have said (proc(5), stat field 22)."""
+    with open("/proc/self/stat", "rb") as file:
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    since_boot = ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    # The field counts time in suspend too, the monotonic clock doesn't.
+    return since_boot - (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns())
+
+
+def own_rss(memory: GuestMemory | None) -> int:
+    """Bytes of host memory that this process holds, less the guest's own pages."""
+    with open("/proc/self/statm", "rb") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    if memory is None:
+        return resident
+    places = [(region.hva, region.hva + region.size) for region in memory.regions]
+    guest = 0
+    with open("/proc/self/smaps", "rb") as file:
+        inside = False
+        for line in file:
+            head = line.split(None, 1)[0]
+            if b"-" in head and not head.endswith(b":"):
+                start, end = (int(part, 16) for part in head.split(b"-"))
+                inside = any(start < stop and begin < end for begin, stop in places)
+            elif inside and head == b"Rss:":
+                guest += int(line.split()[1]) * 1024
+    return resident - guest
+
+
+def report(
+    cause: Cause,
+    *,
+    machine: Machine | None = None,
+    memory: GuestMemory | None = None,
+    expected_ns: int | None = None,
+    host: dict[str, Any] | None = None,
+    guest: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What is told of a run; ``machine`` is None where it was never built."""
+    start = started_ns()
+
+    def seconds(moment: int | None) -> float | None:
+        return None if moment is None else round((moment - start) / 1e9, 6)
+
+    consoles = list(machine.consoles.values()) if machine is not None else []
+    first = min((c.tap.first_output_ns for c in consoles if c.tap.first_output_ns), default=None)
+    exits: dict[str, int] = {}
+    for thread in machine.cpus if machine is not None else ():
+        names = thread.cpu.exit_names()
+        for number, count in enumerate(thread.cpu.exits):
+            if count:
+                name = names.get(number, str(number))
+                exits[name] = exits.get(name, 0) + count
+    told: dict[str, Any] = {
+        "outcome": cause.outcome,
+        "status": cause.status,
+        "sentence": cause.sentence,
+        "debug_exit": cause.debug_exit,
+        "seconds": {
+            "first_run": seconds(machine.first_run_ns if machine is not None else None),
+            "first_output": seconds(first),
+            "expected_output": seconds(expected_ns),
+            "total": seconds(time.monotonic_ns()),
+        },
+        "exits": exits,
+        "rss_bytes": own_rss(memory),
+        "host": host or {},
+        "console_tail": "\n".join(c.tap.tail() for c in consoles),
+    }
+    if guest:
+        told["guest"] = guest
+    if cause.crash is not None:
+        told["crash"] = cause.crash
+    return told
+
+
+def write(path: str, told: dict[str, Any]) -> None:
+    """Write the report to ``path``: a crash leaves the old file or the new one. Raises HostError.
+
+    A path that is no regular file (``/dev/stdout``, a pipe) is written to as it is.
+    """
+    import json  # late: only where a report is asked for
+
+    text = json.dumps(told, indent=2) + "\n"
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+            return
+        temporary = f"{path}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+    except OSError as error:
+        raise HostError(
+            f"the report can't be written: {error.strerror}", where=path, remedy="give --report another path"
+        ) from error

@@ -1,0 +1,197 @@
+"""One run of a machine, from the first instruction to the verdict: signals, deadlines, what is printed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from pykvm.machine import verdict
+from pykvm.machine.vcpu import KICK
+from pykvm.terminal.tap import Watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from pykvm.machine.face import Cpu
+    from pykvm.machine.machine import Machine
+    from pykvm.machine.verdict import Cause
+
+SECOND = 1_000_000_000
+HINT_AFTER = 10 * SECOND
+LOOK_EVERY = SECOND
+PANIC_SILENCE = SECOND // 2
+"""After its panic line a kernel goes on to print registers and a stack: the end waits for silence."""
+
+PANIC = b"Kernel panic - not syncing"
+PANIC_END = b"---[ end Kernel panic"
+NOTED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGTSTP,
+    signal.SIGCONT,
+)
+
+
+class Session:
+    """Runs ``machine`` once. ``linux``: its kernel's panic line is known and means a crash."""
+
+    def __init__(self, machine: Machine, *, timeout_ns: int | None, linux: bool) -> None:
+        self.machine = machine
+        self.expected_ns: int | None = None
+        self.panic: str | None = None
+        self._timeout = timeout_ns
+        self._expect = machine.config.expect
+        self._signals: list[int] = []
+        self._last_output = 0
+        self._hinted = False
+        self._next_look = 0
+        self._exits_seen: list[int] = []
+        self._halted: set[int] = set()
+        for console in machine.consoles.values():
+            if linux:
+                console.tap.listeners.append(Watch(PANIC, self._on_panic, whole_line=True))
+                console.tap.listeners.append(Watch(PANIC_END, self._on_panic_end))
+            if self._expect is not None:
+                text = self._expect.output.encode()
+                console.tap.listeners.append(Watch(text, self._on_expected))
+            console.tap.listeners.append(self._on_output)
+
+    def run(self) -> Cause:
+        """Let the machine run to its end, and say how it ended. Main thread only."""
+        before = {number: signal.signal(number, self._on_signal) for number in NOTED}
+        before[KICK] = signal.signal(KICK, _nothing)
+        wakeup = signal.set_wakeup_fd(self.machine.event.writer, warn_on_full_buffer=False)
+        try:
+            for console in self.machine.consoles.values():
+                console.start()
+            self.machine.start()
+            self.machine.resume()
+            self.machine.wait(self._deadline)
+            self.machine.stop()
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            self.machine.stop()  # before the kick's handler goes: its signal would end the process
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return self._judge()
+
+    def _judge(self) -> Cause:
+        """The verdict tells the truth: 0 only where nothing contradicts success."""
+        cause = self.machine.cause
+        assert cause is not None
+        if self.panic is not None and cause.status == verdict.SUCCESS:
+            return self._panic_cause()
+        if self._expect is not None and self.expected_ns is None and cause.status == verdict.SUCCESS:
+            return verdict.unexpected(self._expect.output, cause.sentence)
+        return cause
+
+    def _deadline(self) -> int | None:
+        """Do what is due; milliseconds until something is next."""
+        while self._signals:
+            self._take_signal(self._signals.pop(0))
+        now = time.monotonic_ns()
+        started = self.machine.first_run_ns or now
+        due = [self._look(now)]
+        if self._timeout is not None:
+            due.append(started + self._timeout)
+            if now >= due[-1]:
+                self.machine.post(verdict.timeout(self._timeout / SECOND))
+        if self._expect is not None and self.expected_ns is None:
+            due.append(started + self._expect.within_ns)
+            if now >= due[-1]:
+                seconds = self._expect.within_ns / SECOND
+                self.machine.post(verdict.unexpected(self._expect.output, f"not within {seconds:g}s"))
+        if self.panic is not None:
+            due.append(self._last_output + PANIC_SILENCE)
+            if now >= due[-1]:
+                self.machine.post(self._panic_cause())
+        if not self._hinted:
+            due.append(started + HINT_AFTER)
+            if now >= due[-1]:
+                self._hint()
+        return max(0, min(due) - now) // 1_000_000 + 1
+
+    def _look(self, now: int) -> int:
+        """Once a second, after a second without an exit, look whether all CPUs have halted for ever."""
+        if now >= self._next_look:
+            self._next_look = now + LOOK_EVERY
+            exits = [sum(thread.cpu.exits) for thread in self.machine.cpus]
+            if exits == self._exits_seen:
+                for thread in self.machine.cpus:
+                    thread.call(self._look_at)
+            self._exits_seen = exits
+        return self._next_look
+
+    def _look_at(self, cpu: Cpu) -> None:
+        if not cpu.halted_for_ever():
+            self._halted.clear()
+            return
+        self._halted.add(cpu.index)
+        if len(self._halted) == len(self.machine.cpus):
+            cause = verdict.crash(
+                "halted",
+                "the guest has stopped for ever: all its CPUs are halted with interrupts off",
+                "a kernel does so after a fatal error; its last words, if any, say which",
+            )
+            self.machine.post(self._panic_cause() if self.panic is not None else cause)
+
+    def _hint(self) -> None:
+        self._hinted = True
+        consoles = self.machine.consoles.values()
+        if any(console.tap.first_output_ns for console in consoles) or not os.isatty(2):
+            return
+        for console in consoles:
+            console.say("no output for 10 s; is console=ttyS0 on the kernel's command line?")
+            break
+
+    def _on_output(self, data: bytes) -> None:
+        self._last_output = time.monotonic_ns()
+
+    def _on_panic(self, line: bytes) -> None:
+        self.panic = line.decode("utf-8", "replace").strip()
+        self._last_output = time.monotonic_ns()
+        self.machine.event.set()
+
+    def _on_panic_end(self, line: bytes) -> None:
+        if self.panic is not None:
+            self.machine.post(self._panic_cause())
+
+    def _panic_cause(self) -> Cause:
+        return verdict.crash("panic", f"the guest's kernel panicked: {self.panic}", line=self.panic)
+
+    def panicked(self) -> None:
+        """The guest said so by pvpanic; under the device lock."""
+        if self.panic is None:
+            self.panic = "reported by the pvpanic device"
+            self._last_output = time.monotonic_ns()
+            self.machine.event.set()
+
+    def _on_expected(self, text: bytes) -> None:
+        if self.expected_ns is None:
+            self.expected_ns = time.monotonic_ns()
+            self.machine.post(verdict.expected(text.decode()))
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Only note it: the main thread may hold a lock here. ``wait`` wakes and looks at the notes."""
+        self._signals.append(number)
+
+    def _take_signal(self, number: int) -> None:
+        if number == signal.SIGTSTP:  # leave the terminal as a shell wants it, with the guest at rest
+            self.machine.pause()
+            for console in self.machine.consoles.values():
+                console.suspend()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif number == signal.SIGCONT:
+            for console in self.machine.consoles.values():
+                console.resume()
+            self.machine.resume()
+        else:
+            self.machine.post(verdict.signal(number, signal.Signals(number).name))
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A kick has done its work when it has interrupted the system call."""
