@@ -107,7 +107,7 @@ class Serial:
     """One 16550A on ports 0 to 7 of its place.
 
     ``irq`` is its line, ``out`` takes what the guest sends. ``on_rx_room`` is called when the guest
-    has emptied the receiver, or has left loopback, so that ``receive`` takes bytes again.
+    has read or cleared the last byte of the receiver or left loopback: ``receive`` takes bytes again.
     """
 
     def __init__(self, irq: Line, out: Sink) -> None:
@@ -228,7 +228,6 @@ class Serial:
         """A byte for THR that does not go straight to the sink, or that the sink did not take."""
         if self._mcr & MCR_LOOP:
             self._arrive(byte)
-            self._update()
         elif not self._lcr & LCR_BREAK:  # a break on the line drowns what is sent (§8.1)
             # A driver fills the FIFO after it saw THRE, so that this many fit; one that doesn't
             # look overwrites the last.
@@ -266,7 +265,7 @@ class Serial:
     # Receiver
 
     def _arrive(self, character: int) -> None:
-        """A character from the wire; ``_update`` is the caller's."""
+        """A character from the wire, or from the transmitter; ``_update`` is the caller's."""
         received = self._received
         if len(received) == self._depth:
             # §8.4: in the FIFO what was there stays, without it what was there is overwritten.
@@ -324,15 +323,14 @@ class Serial:
         self._update()
 
     def _control_fifos(self, fcr: int) -> None:
-        # §8.5: a change of mode clears both FIFOs; without bit 0 the others are not programmed.
-        changed = (fcr ^ self._fcr) & FCR_ENABLE
+        # §8.5: without bit 0 the others are not programmed; a change of mode clears both FIFOs.
         if not fcr & FCR_ENABLE:
             fcr = 0
-        self._fcr = fcr & ~(FCR_RESET_RCVR | FCR_RESET_XMIT)
+        changed = (fcr ^ self._fcr) & FCR_ENABLE
+        self._fcr = fcr
         self._follow_registers()
-        emptied = False
-        if changed or fcr & FCR_RESET_RCVR:
-            emptied = bool(self._received)
+        cleared = changed or fcr & FCR_RESET_RCVR
+        if cleared:
             self._received.clear()
             self._lsr &= ~(LSR_DR | LSR_FIFO_ERROR)
         if (changed or fcr & FCR_RESET_XMIT) and self._unsent:
@@ -340,7 +338,7 @@ class Serial:
             self._transmitter_empty()
         self._timeout = 0 < len(self._received) < self._trigger
         self._update()
-        if (emptied or changed) and self.on_rx_room is not None:
+        if cleared and self.on_rx_room is not None:
             self.on_rx_room()
 
     def _control_modem(self, mcr: int) -> None:
