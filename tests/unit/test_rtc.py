@@ -207,6 +207,11 @@ def test_an_update_announces_itself_244_us_before(board: Board) -> None:
     assert board.get(SECONDS) == 0x58
 
 
+def test_a_guest_cannot_make_an_update_last(board: Board) -> None:
+    board.put(A, A_UIP | 0x26)
+    assert board.get(A) == 0x26
+
+
 @pytest.mark.parametrize(("cell", "value"), [(B, B_SET | B_24H), (A, 0x66), (A, 0x76)])
 def test_no_update_is_announced_while_the_clock_is_stopped(board: Board, cell: int, value: int) -> None:
     board.put(cell, value)
@@ -321,6 +326,12 @@ def test_flags_come_without_their_interrupts(board: Board) -> None:
     assert board.get(C) == 0
 
 
+def test_setting_the_time_takes_no_flag_away(board: Board) -> None:
+    board.clock.advance(SECOND)
+    board.put(MINUTES, 0x30)
+    assert board.get(C) & C_UF
+
+
 def test_an_interrupt_that_is_enabled_late_comes_at_once(board: Board) -> None:
     """DS, register C: IRQF = PF·PIE + AF·AIE + UF·UIE."""
     board.clock.advance(SECOND)
@@ -370,6 +381,18 @@ def test_the_periodic_interrupt_stands_still_in_divider_reset(board: Board) -> N
     assert board.interrupts_in(100 * MS) == 0
     board.put(A, 0x26)
     assert board.interrupts_in(100 * MS) == 102
+
+
+def test_periods_are_counted_from_the_end_of_divider_reset(board: Board) -> None:
+    board.clock.advance(123_456_789)
+    board.put(A, 0x66)
+    board.put(A, 0x2F)
+    board.put(B, B_24H | B_PIE)
+    board.get(C)
+    board.clock.advance(SECOND // 2 - 1)
+    assert not board.line.level
+    board.clock.advance(1)
+    assert board.line.level
 
 
 # Alarm
@@ -530,6 +553,10 @@ def test_firmware_finds_the_memory(
     assert word(board, 0x5B, 3) == above_4g
 
 
+def test_firmware_finds_the_floating_point_unit(board: Board) -> None:
+    assert board.get(0x14) & 0x02
+
+
 def test_the_checksum_of_the_settings_is_right(board: Board) -> None:
     assert board.get(0x2E) << 8 | board.get(0x2F) == sum(board.get(cell) for cell in range(0x10, 0x2E))
 
@@ -547,6 +574,20 @@ def test_a_copy_goes_on_with_the_hosts_time(stopped: bool) -> None:
     later = Board("2024-02-29 23:59:57")
     later.rtc.load(state)
     assert later.date() == ("2024-02-28 23:30:57" if stopped else "2024-02-29 23:30:57")
+
+
+def test_a_copy_made_between_index_and_data_reads_the_same_cell(board: Board) -> None:
+    board.rtc.write(INDEX, 1, YEAR)
+    copy = Board()
+    copy.rtc.load(board.rtc.save())
+    assert copy.rtc.read(DATA, 1) == 0x24
+
+
+def test_loading_sets_the_line_whatever_it_was(board: Board) -> None:
+    line = Line()
+    line.set(True)
+    Rtc(line, board.clock, ram_below_4g=GIB).load(board.rtc.save())
+    assert not line.level
 
 
 def test_an_alarm_that_was_due_while_the_machine_was_stored_comes_with_it() -> None:
