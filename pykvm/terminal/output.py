@@ -1,0 +1,165 @@
+"""From the guest to a descriptor: bytes one by one on one side, few and large writes on the other.
+
+A byte costs the vCPU's thread an append. The first one of a batch wakes the I/O thread, which
+writes at once and then looks again after ``PAUSE``, so that a guest that prints without end wakes
+it some hundred times a second and not at every byte, and a guest that is silent wakes nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from pykvm.terminal.descriptor import PIPE_BUF
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykvm.terminal.faces import Action, Loop
+    from pykvm.terminal.tap import Tap
+
+LIMIT = 64 * 1024
+"""Bytes that wait here at most; after that the guest waits."""
+
+PAUSE = 2_000_000
+"""Nanoseconds from a look at what the guest printed to the next."""
+
+
+class Output:
+    """The sink of a guest's port. Without a descriptor, bytes pass the tap and are dropped.
+
+    ``lossy``: bytes beyond ``LIMIT`` are dropped too, as on a line without flow control, where
+    nobody can know whether someone reads.
+    """
+
+    def __init__(self, loop: Loop, tap: Tap, *, lossy: bool = False) -> None:
+        self.on_room: Action | None = None
+        self.on_lost: Callable[[OSError], None] | None = None
+        """Called once with the error when the descriptor takes no more."""
+        self.lost: OSError | None = None
+        self._loop = loop
+        self._tap = tap
+        self._lossy = lossy
+        self._fresh = bytearray()  # from the guest, not yet looked at
+        self._pending = bytearray()  # on its way to the descriptor
+        self._space = LIMIT  # how much _fresh may hold
+        self._refused = False
+        self._idle = True  # nobody is going to look at _fresh
+        self._fd: int | None = None
+        self._poll: select.poll | None = None  # where a write might wait
+        self._chunk = LIMIT
+        self._waiting = False
+
+    def put(self, byte: int) -> bool:
+        """Take a byte, or refuse it: then ``on_room`` is called when there is room again."""
+        fresh = self._fresh
+        if len(fresh) >= self._space:
+            if not self._refused:
+                self._refused = True
+                self._loop.post(self.flush)
+            return False
+        fresh.append(byte)
+        if self._idle:
+            self._idle = False
+            self._loop.post(self._look)
+        return True
+
+    def connect(self, fd: int, never_waits: bool = True) -> None:
+        """Write to ``fd``, and close it in the end. See ``descriptor.own`` for ``never_waits``."""
+        self.disconnect()
+        self._fd = fd
+        self._chunk = LIMIT if never_waits else PIPE_BUF
+        if not never_waits:
+            self._poll = select.poll()
+            self._poll.register(fd, select.POLLOUT)
+
+    def disconnect(self) -> None:
+        """Close the descriptor and drop what was on its way there."""
+        if self._fd is not None:
+            self._stop_waiting()
+            os.close(self._fd)
+            self._fd = self._poll = None
+            self._pending.clear()
+            self._make_room()
+
+    def flush(self) -> None:
+        """Write what goes without waiting of all that the guest printed so far."""
+        self._take_fresh()
+        if not self._waiting:
+            self._write()
+            if self._pending and self._fd is not None:
+                self._waiting = True
+                self._loop.add(self._fd, on_writable=self._writable)
+        self._make_room()
+
+    def drain(self, seconds: float | None) -> bool:
+        """Write all that waits, each time waiting up to ``seconds`` (None: for ever) for the reader.
+
+        For the end of the machine, when the loop calls nobody any more. True when all is written,
+        or when nobody is there who could read it.
+        """
+        if self._lossy:
+            seconds = 0
+        self._stop_waiting()
+        while True:
+            self._take_fresh()
+            self._write()
+            self._make_room()
+            if not self._pending and not self._fresh:
+                return True
+            if self._fd is not None:
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                if not poll.poll(None if seconds is None else seconds * 1000):
+                    return False
+
+    def _look(self) -> None:
+        """See to what the guest printed, and again after ``PAUSE``, until it prints no more."""
+        if self._fresh:
+            self.flush()
+            self._loop.later(PAUSE, self._look)
+        else:
+            self._idle = True
+
+    def _take_fresh(self) -> None:
+        batch = bytes(self._fresh)
+        self._fresh.clear()
+        if batch:
+            self._tap.feed(batch)
+            if self._fd is not None:
+                self._pending += batch
+                if self._lossy:
+                    del self._pending[LIMIT:]
+
+    def _writable(self) -> None:
+        self._write()
+        if not self._pending:
+            self._stop_waiting()
+        self._make_room()
+
+    def _stop_waiting(self) -> None:
+        if self._waiting and self._fd is not None:
+            self._waiting = False
+            self._loop.remove(self._fd)
+
+    def _write(self) -> None:
+        """Write as much as goes without waiting."""
+        try:
+            while self._pending and self._fd is not None and (self._poll is None or self._poll.poll(0)):
+                del self._pending[: os.write(self._fd, self._pending[: self._chunk])]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            # EPIPE: the reader is gone; EIO: the terminal hung up; ENOSPC: the disk is full.
+            self.lost = error
+            self.disconnect()
+            if self.on_lost is not None:
+                self.on_lost(error)
+
+    def _make_room(self) -> None:
+        self._space = LIMIT if self._lossy else LIMIT - len(self._pending)
+        if self._refused and len(self._fresh) < self._space:
+            self._refused = False
+            if self.on_room is not None:
+                self.on_room()

@@ -1,0 +1,164 @@
+"""The console on pykvm's own standard input and output (``to: terminal``)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pykvm.terminal.console import Console, say
+from pykvm.terminal.descriptor import in_foreground, own
+from pykvm.terminal.keyboard import Keyboard
+from pykvm.terminal.keys import HELP, HELP_LINES, STOP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykvm.terminal.faces import Action, Loop
+    from pykvm.terminal.mode import RawMode
+
+
+def standard_input() -> int | None:
+    """Descriptor 0, or None when pykvm was started without: then 0 is some other file by now."""
+    return None if sys.stdin is None else 0
+
+
+def standard_output() -> int | None:
+    """Descriptor 1, or None when pykvm was started without."""
+    return None if sys.stdout is None else 1
+
+
+class Terminal(Console):
+    """Standard input and output, each of which may be a terminal, a pipe, a file, or closed.
+
+    Only where both are terminals is it a screen with a keyboard, and raw. With the output in a
+    pipe or a file, raw mode would take away echo and Ctrl-C from someone who sees nothing of the
+    guest, and a pager at the other end of the pipe wants the terminal for itself.
+
+    ``on_stop`` is called for Ctrl-A x, ``on_hangup`` when the process that started pykvm is dead
+    while the terminal is raw: nobody waits for us then who would put it right, and the person at
+    the terminal may have lost sight of us.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        on_stop: Action,
+        on_hangup: Action,
+        stdin: int | None = 0,
+        stdout: int | None = 1,
+    ) -> None:
+        super().__init__(loop)
+        self._loop = loop
+        self._stdin = stdin
+        self._stdout = stdout
+        self._on_hangup = on_hangup
+        self._commands: dict[str, Callable[[], None]] = {STOP: on_stop, HELP: self._help}
+        self._mode: RawMode | None = None
+        self._terminal: int | None = None  # for its mode and process group
+        self._parent: int | None = None
+        self._greeted = False
+        if stdin is not None and os.isatty(stdin):
+            self.input = Keyboard(loop, self._command, self._may_read)
+
+    def start(self) -> None:
+        if self._stdout is not None:
+            self.output.connect(*own(self._stdout, os.O_WRONLY))
+        if self._stdin is None:
+            return
+        if isinstance(self.input, Keyboard):
+            self._terminal = own(self._stdin, os.O_RDWR)[0]
+            if self._stdout is not None and os.isatty(self._stdout):
+                from pykvm.terminal.mode import RawMode  # late: termios is for terminals only
+
+                self._mode = RawMode(self._terminal)
+                self._take_terminal()
+        self.input.connect(own(self._stdin, os.O_RDONLY)[0])
+
+    def suspend(self) -> None:
+        if self._mode is not None:
+            self._mode.leave()
+
+    def resume(self) -> None:
+        self._loop.post(self._look_again)
+
+    def close(self) -> None:
+        if self._parent is not None:
+            self._loop.remove(self._parent)
+            os.close(self._parent)
+            self._parent = None
+        super().close()
+        if self._terminal is not None:
+            if self._mode is not None:
+                self._mode.leave(forget_input=True)
+            os.close(self._terminal)
+            self._terminal = self._mode = None
+
+    def say(self, text: str) -> None:
+        self._print(f"pykvm: {text}\n")
+
+    def _print(self, text: str) -> None:
+        """Write to standard error: on a raw terminal in lines of their own, each with its return."""
+        if self._mode is not None and self._mode.active:
+            self.output.flush()
+            if not self.tap.at_line_start:
+                text = "\n" + text
+            text = text.replace("\n", "\r\n")
+        say(text)
+
+    def _command(self, name: str) -> None:
+        self._commands[name]()
+
+    def _help(self) -> None:
+        self._print("".join(f"{line}\n" for line in HELP_LINES))
+
+    def _take_terminal(self) -> None:
+        """Go raw, now or when we are in the foreground.
+
+        Nothing tells a running process that its shell moved it there. So we look when something
+        happens anyway: at a SIGCONT, when the guest prints, when someone types.
+        """
+        assert self._mode is not None
+        listeners = self.tap.listeners
+        if self._printed in listeners:
+            listeners.remove(self._printed)
+        if not self._mode.enter():
+            listeners.append(self._printed)
+        elif not self._greeted:
+            self._greeted = True
+            self.say("Ctrl-A x stops the machine, Ctrl-A h lists the keys")
+            self._watch_parent()
+
+    def _printed(self, _: bytes) -> None:
+        if self._terminal is not None and in_foreground(self._terminal):
+            self._look_again()
+
+    def _look_again(self) -> None:
+        if self._mode is not None:
+            self._take_terminal()
+        self.input.resume()
+
+    def _may_read(self) -> bool:
+        if self._terminal is None or not in_foreground(self._terminal):
+            return False
+        if self._mode is not None and not self._mode.active:
+            self._take_terminal()
+        return True
+
+    def _watch_parent(self) -> None:
+        parent = os.getppid()
+        try:
+            self._parent = os.pidfd_open(parent)
+        except OSError:  # a kernel before 5.3, or the parent is in another container
+            return
+        self._loop.add(self._parent, on_readable=self._parent_ended)
+        if os.getppid() != parent:  # it ended before we looked, and its number may be another's
+            self._loop.post(self._parent_ended)
+
+    def _parent_ended(self) -> None:
+        if self._parent is not None:
+            self._loop.remove(self._parent)
+            os.close(self._parent)
+            self._parent = None
+            self._on_hangup()

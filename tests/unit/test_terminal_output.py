@@ -1,0 +1,271 @@
+"""The way of a guest's bytes to a descriptor, with real pipes, sockets, files and a real epoll."""
+
+import errno
+import os
+import socket
+from threading import Thread
+
+import pytest
+from doubles_loop import Guest, Loop
+
+from pykvm.terminal.console import Console
+from pykvm.terminal.descriptor import own
+from pykvm.terminal.output import LIMIT
+
+
+@pytest.fixture
+def loop():
+    with Loop() as loop:
+        yield loop
+
+
+@pytest.fixture
+def console(loop):
+    console = Console(loop)
+    yield console
+    loop.stop()
+    console.close()
+
+
+@pytest.fixture
+def guest(loop, console):
+    return Guest(loop, console)
+
+
+@pytest.fixture
+def pipe():
+    reader, writer = os.pipe()
+    yield reader, writer
+    for fd in (reader, writer):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+PATTERN = bytes(range(251)) * 4200  # about 1 MiB, no two pages alike
+
+
+def read_exactly(fd, count):
+    data = bytearray()
+    while len(data) < count:
+        piece = os.read(fd, count - len(data))
+        assert piece, f"the end came after {len(data)} bytes of {count}"
+        data += piece
+    return bytes(data)
+
+
+def fill(guest):
+    """Print until nothing goes on, not even on the I/O thread; how many bytes were taken."""
+    total = 0
+    while True:
+        taken = guest.try_to_print(PATTERN[:LIMIT])
+        total += taken
+        guest.loop.call(lambda: None)
+        if not taken:
+            return total
+
+
+def connect(loop, console, fd):
+    loop.call(lambda: console.output.connect(*own(fd, os.O_WRONLY)))
+
+
+def test_a_byte_arrives(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    guest.print(b"A")
+    assert os.read(pipe[0], 10) == b"A"
+
+
+def test_everything_arrives_in_order(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    received = []
+    reader = Thread(target=lambda: received.append(read_exactly(pipe[0], len(PATTERN))))
+    reader.start()
+    guest.print(PATTERN)
+    reader.join()
+    assert received == [PATTERN]
+
+
+def test_everything_arrives_through_a_socket_that_cannot_be_opened_again(loop, console, guest):
+    near, far = socket.socketpair()
+    connect(loop, console, near.fileno())
+    received = []
+    reader = Thread(target=lambda: received.append(read_exactly(far.fileno(), len(PATTERN))))
+    reader.start()
+    guest.print(PATTERN)
+    reader.join()
+    assert received == [PATTERN]
+    near.close()
+    far.close()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_reader_that_does_not_read_costs_bounded_memory_and_no_thread(kind, loop, console, guest, pipe):
+    sockets = socket.socketpair()
+    reader, writer = pipe if kind == "pipe" else (sockets[0].fileno(), sockets[1].fileno())
+    connect(loop, console, writer)
+    taken = fill(guest)
+    assert taken <= LIMIT + 1024 * 1024, "more than our buffer and the kernel's"
+    assert loop.call(lambda: "alive") == "alive"
+    read_exactly(reader, taken)
+    for end in sockets:
+        end.close()
+
+
+def test_a_guest_that_was_refused_is_told_of_room(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    taken = fill(guest)
+    told = []
+    console.output.on_room = lambda: told.append(True)
+    assert guest.try_to_print(b"x") == 0
+    assert not told
+    read_exactly(pipe[0], taken)
+    loop.until(lambda: told)
+    assert guest.try_to_print(b"x") == 1
+
+
+def test_a_full_batch_does_not_wait_for_the_next_look(loop, console, guest, pipe):
+    told = []
+    console.output.on_room = lambda: told.append(True)
+    assert guest.try_to_print(bytes(LIMIT + 1)) == LIMIT  # nobody is connected: only the batch is full
+    loop.until(lambda: told)
+
+
+def test_many_bytes_wake_the_loop_few_times(loop, console, guest):
+    before = loop.wakes
+    guest.print(b"x" * 100_000)
+    assert loop.wakes - before < 100_000 / 20
+
+
+def test_a_silent_guest_wakes_nobody(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    guest.print(b"x")
+    read_exactly(pipe[0], 1)
+    loop.until(lambda: not loop.timers)
+    before = loop.wakes
+    loop.call(lambda: None)
+    assert loop.wakes - before <= 2
+
+
+def test_the_shared_end_of_a_pipe_keeps_its_mode(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    guest.print(b"x")
+    read_exactly(pipe[0], 1)
+    assert os.get_blocking(pipe[1])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "pipe closed from the start", "socket"])
+def test_a_reader_that_is_gone_is_remembered_and_no_brake(kind, loop, console, guest, pipe):
+    near, far = socket.socketpair()
+    lost = []
+    console.output.on_lost = lost.append
+    if kind == "socket":
+        connect(loop, console, near.fileno())
+        far.close()
+    elif kind == "pipe":
+        connect(loop, console, pipe[1])
+        os.close(pipe[0])
+    else:
+        os.close(pipe[0])
+        connect(loop, console, pipe[1])
+    guest.print(b"a")
+    loop.until(lambda: lost)
+    guest.print(PATTERN)
+    loop.call(lambda: None)
+    assert [error.errno for error in lost] == [errno.EPIPE]
+    assert console.output.lost is lost[0]
+    near.close()
+    far.close()
+
+
+def test_a_full_disk_is_remembered(loop, console, guest):
+    lost = []
+    console.output.on_lost = lost.append
+    with open("/dev/full", "wb") as full:
+        connect(loop, console, full.fileno())
+    guest.print(b"a")
+    loop.until(lambda: lost)
+    assert lost[0].errno == errno.ENOSPC
+
+
+def test_output_to_a_file_goes_on_where_the_file_is(loop, console, guest, tmp_path):
+    path = tmp_path / "log"
+    with open(path, "wb", buffering=0) as file:
+        file.write(b"before ")
+        connect(loop, console, file.fileno())
+        guest.print(b"guest")
+        loop.until(lambda: path.read_bytes().endswith(b"guest"))
+        file.write(b" after")
+    assert path.read_bytes() == b"before guest after"
+
+
+def test_the_tap_hears_what_nobody_reads(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    os.set_blocking(pipe[1], False)
+    try:
+        while True:
+            os.write(pipe[1], bytes(4096))
+    except BlockingIOError:
+        pass
+    guest.print(b"first")
+    loop.until(lambda: "first" in console.tap.tail())
+    guest.print(b"second")
+    loop.until(lambda: "second" in console.tap.tail())
+
+
+def test_the_last_words_are_written_in_the_end(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    loop.stop()
+    with loop.lock:
+        for byte in b"Power down":
+            assert console.output.put(byte)
+    assert console.drain(1)
+    assert os.read(pipe[0], 100) == b"Power down"
+    assert console.tap.tail() == "Power down"
+
+
+def test_the_end_waits_for_a_slow_reader(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    taken = fill(guest)
+    loop.stop()
+    received = []
+    reader = Thread(target=lambda: received.append(read_exactly(pipe[0], taken)))
+    reader.start()
+    assert console.drain(None)
+    reader.join()
+    assert len(received[0]) == taken
+
+
+def test_the_end_does_not_wait_for_ever_for_a_reader_that_does_not_read(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    fill(guest)
+    loop.stop()
+    assert not console.drain(0.01)
+
+
+def test_the_end_does_not_wait_for_a_reader_that_is_gone(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    fill(guest)
+    loop.stop()
+    os.close(pipe[0])
+    assert console.drain(None)
+    assert console.output.lost is not None
+
+
+def test_the_end_brings_out_what_the_guest_still_held(loop, console, guest, pipe):
+    connect(loop, console, pipe[1])
+    taken = fill(guest)
+    held = bytearray(b"held back")
+
+    def room():
+        while held and console.output.put(held[0]):
+            del held[0]
+
+    console.output.on_room = room
+    loop.stop()
+    received = []
+    reader = Thread(target=lambda: received.append(read_exactly(pipe[0], taken + 9)))
+    reader.start()
+    assert console.drain(None)
+    reader.join()
+    assert received[0].endswith(b"held back")
