@@ -40,7 +40,6 @@ IDENTITY = (0xAB, 0x83)
 BREAK_PREFIX = 0xF0  # in set 2, before the code of a key that is let go
 
 QUEUE = 16  # bytes of key codes, and of answers
-TYPEMATIC_DEFAULT = 0x2B  # 10.9 characters a second after 500 ms
 
 # The code in set 1 for each in set 2, by index; both are IBM's.
 SET_1 = bytes.fromhex(
@@ -88,8 +87,6 @@ class Keyboard:
 
     def _defaults(self) -> None:
         self._keys.clear()
-        self._leds = 0
-        self._typematic = TYPEMATIC_DEFAULT
         self._set = 2
 
     def key(self, codes: bytes) -> bool:
@@ -146,11 +143,10 @@ class Keyboard:
             self._answer(RESEND)
 
     def _take_option(self, command: int, option: int) -> None:
-        if command == SET_LEDS:
-            self._leds = option & 0x07
-            self._answer(ACK)
-        elif command == TYPEMATIC:
-            self._typematic = option & 0x7F
+        if command in (
+            SET_LEDS,
+            TYPEMATIC,
+        ):  # nobody sees these lamps, and a host's keys repeat by themselves
             self._answer(ACK)
         elif option == 0:
             self._answer(ACK, self._set)
@@ -174,8 +170,6 @@ class Keyboard:
             "last": self._last,
             "released": self._set_one.released,
             "enabled": self._enabled,
-            "leds": self._leds,
-            "typematic": self._typematic,
             "set": self._set,
         }
 
@@ -186,6 +180,4 @@ class Keyboard:
         self._last = state["last"]
         self._set_one.released = state["released"]
         self._enabled = state["enabled"]
-        self._leds = state["leds"]
-        self._typematic = state["typematic"]
         self._set = state["set"]

@@ -122,6 +122,7 @@ def test_all_of_the_ram_is_written_and_read(board: Board) -> None:
 def test_ports_are_disabled_and_enabled_in_the_command_byte(
     board: Board, disable: int, enable: int, bit: int
 ) -> None:
+    board.command(enable)
     before = board.ask(0x20)
     board.command(disable)
     assert board.ask(0x20) == before | bit
@@ -160,6 +161,8 @@ def test_a_command_that_is_unknown_does_nothing(board: Board) -> None:
 def test_linux_reboots_by_a_pulse(board: Board) -> None:
     board.command(0xFE)
     assert board.resets == 1
+    board.command(0xF0)  # all four lines
+    assert board.resets == 2
 
 
 @pytest.mark.parametrize("command", [0xF1, 0xFF, 0xFD, 0xF5])
@@ -290,6 +293,11 @@ def test_the_letters_are_where_set_1_has_them(board: Board) -> None:
             assert board.drain() == [first + n]
 
 
+def test_a_byte_that_is_no_code_of_a_key_goes_through(board: Board) -> None:
+    board.controller.key(b"\x84\x85\xee\xff")
+    assert board.drain() == [0x54, 0x85, 0xEE, 0xFF]
+
+
 def test_keys_come_in_set_2_where_the_guest_takes_translation_away(plain: Board) -> None:
     plain.controller.key(b"\x1c\xf0\x1c")
     assert plain.drain() == [0x1C, 0xF0, 0x1C]
@@ -336,6 +344,7 @@ def test_a_byte_for_the_keyboard_enables_its_port(board: Board) -> None:
         ([0xF6], [0xFA]),
         ([0xED, 0x07], [0xFA, 0xFA]),
         ([0xED, 0xEE], [0xFA, 0xEE]),  # a command in place of the option
+        ([0xED, 0xED, 0x07], [0xFA, 0xFA, 0xFA]),
         ([0xF9], [0xFE]),
         ([0x00], [0xFE]),
         ([0xF2, 0xFE], [0xFA, 0xAB, 0x83, 0x83]),
@@ -376,6 +385,19 @@ def test_defaults_leave_a_disabled_keyboard_disabled_and_reset_enables_it(plain:
     plain.send(0xFF)
     plain.controller.key(b"\x1c")
     assert plain.drain() == [0x1C]
+
+
+def test_enable_lets_a_disabled_keyboard_report_again(plain: Board) -> None:
+    plain.send(0xF5)
+    plain.send(0xF4)
+    plain.controller.key(b"\x1c")
+    assert plain.drain() == [0x1C]
+
+
+def test_a_change_of_set_leaves_no_key_of_the_other(plain: Board) -> None:
+    plain.command(0xAD)
+    plain.controller.key(b"\xf0\x1c")
+    assert plain.send(0xF0, 0x01) == [0xFA, 0xFA]
 
 
 def test_defaults_bring_set_2_back(plain: Board) -> None:

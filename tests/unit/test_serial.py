@@ -121,6 +121,9 @@ def test_the_divisor_is_behind_dlab_and_nothing_is_sent_by_setting_it(board: Boa
     board.outb(0, 0x0C)
     board.outb(1, 0x01)
     assert (board.inb(0), board.inb(1)) == (0x0C, 0x01)
+    board.outb(0, 0x30)
+    board.outb(1, 0x02)
+    assert (board.inb(0), board.inb(1)) == (0x30, 0x02)
     board.outb(LCR, 3)
     assert board.inb(IER) == IER_ERBFI
     assert not board.terminal.text
@@ -639,6 +642,7 @@ def test_in_loopback_what_is_sent_is_received_and_not_printed(board: Board) -> N
     for byte in b"loop":
         board.outb(THR, byte)
     assert [board.inb(RBR) for _ in range(4)] == list(b"loop")
+    assert board.source() == IIR_NONE
     assert not board.terminal.text
 
 
