@@ -1,16 +1,9 @@
 """The i8254 timer of a PC (ports 0x40 to 0x43) and the speaker's port (0x61).
 
-========  =======  ====================================================================
-offset    access   register
-========  =======  ====================================================================
-0, 1, 2   r/w      counter 0 (its OUT is IRQ 0), 1 (memory refresh), 2 (speaker)
-3         w        control word: bits 7–6 the counter, or 3 for read-back
-0x61      r/w      bit 0 gate of counter 2, bit 1 speaker on; bit 4 refresh, bit 5 OUT of 2
-========  =======  ====================================================================
-
-The counters run at 1193182 Hz and count by arithmetic (`i8254`). One timer at most is outstanding,
-at counter 0's next rise, the only edge that an edge-triggered input notices; a guest that
-reprograms the counter as fast as it can leaves cancelled timers of at most 55 ms behind.
+OUT of counter 0 is IRQ 0, counter 1 once refreshed the memory, counter 2 drives the speaker and has
+a gate that software sets. They run at 1193182 Hz and count by arithmetic (`i8254`). One timer at most
+is outstanding, at counter 0's next rise, the only edge that an edge-triggered input notices; a guest
+that reprograms the counter as fast as it can leaves cancelled timers of at most 55 ms behind.
 
 **Late ticks.** When the host was late, the rises that were missed are made up one by one, twice as
 fast as they were programmed, so that a guest which counts ticks keeps its time; those more than
@@ -30,6 +23,14 @@ if TYPE_CHECKING:
 
     from pykvm.devices.device import Clock, Line, State, Timer
 
+# offset, name, access, value after reset, source
+REGISTERS = (
+    (0, "COUNTER_0", "RW", None, "8254, write and read operations"),
+    (1, "COUNTER_1", "RW", None, "8254, write and read operations"),
+    (2, "COUNTER_2", "RW", None, "8254, write and read operations"),
+    (3, "CONTROL", "W", None, "8254, control word, counter latch, read-back"),
+)
+SPEAKER_REGISTERS = ((0, "PORT_B", "RW", 0x00, "PC AT, port 061h"),)
 PIT_PORT = 0x40
 PIT_PORTS = 4
 PIT_IRQ = 0

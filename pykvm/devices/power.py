@@ -1,15 +1,5 @@
 """ACPI fixed hardware: the PM1 event and control blocks, the PM timer, and the reset register.
 
-========  =====  =========  ==========================================================
-port      bytes  register   meaning
-========  =====  =========  ==========================================================
-0x600     2      PM1_STS    events; writing one clears (ACPI 6.5 §4.8.4.1.1)
-0x602     2      PM1_EN     which events raise the SCI (§4.8.4.1.2)
-0x604     2      PM1_CNT    SCI_EN, SLP_TYP, SLP_EN (§4.8.4.2.1)
-0x608     4      PM_TMR     3.579545 MHz, 32 bits, read only (§4.8.4.3)
-0xCF9     1      reset      bit 2 resets; shares its dword with the PCI address register
-========  =====  =========  ==========================================================
-
 ACPI is always enabled: there is no SMI command port, and SCI_EN reads 1. There is no GPE block.
 The power button is the fixed one (PWRBTN_STS), the only sleep state is S5.
 """
@@ -22,6 +12,14 @@ if TYPE_CHECKING:
 
     from pykvm.devices.device import Clock, Line, State, Timer
 
+# offset, name, access, value after reset, section of ACPI 6.5
+REGISTERS = (
+    (0, "PM1_STS", "RW1C", 0x0000, "4.8.4.1.1"),
+    (2, "PM1_EN", "RW", 0x0000, "4.8.4.1.2"),
+    (4, "PM1_CNT", "RW", 0x0001, "4.8.4.2.1"),
+    (8, "PM_TMR", "R", None, "4.8.4.3"),
+)
+RESET_REGISTERS = ((0, "RST_CNT", "RW", 0x00, "Intel PIIX3, RC, port CF9h; ACPI 6.5 §4.8.4.6"),)
 SCI_IRQ = 9
 
 # The blocks as the FADT tells them: port and length in bytes.

@@ -8,10 +8,11 @@ import pytest
 
 from pykvm.boot.acpi import aml
 from pykvm.boot.acpi.board import Board
-from pykvm.boot.acpi.tables import BIOS_AREA, BIOS_AREA_END, build
+from pykvm.boot.acpi.tables import build
 from pykvm.devices import power
 from pykvm.devices.pci.bus import interrupt_of
 from pykvm.errors import InternalError
+from pykvm.memory.layout import HIGH_RAM, TABLES
 
 FULL = Board(
     cpus=2,
@@ -19,15 +20,13 @@ FULL = Board(
     serials=((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3)),
     pci_hole_high=(8 << 30, 16 << 30),
     mouse=True,
-    pvpanic=0x505,
-    century=0x32,
 )
 BOARDS = {
     "one CPU": Board(serials=((0x3F8, 4),)),
     "64 CPUs": Board(cpus=64, max_cpus=64, serials=((0x3F8, 4),)),
     "300 CPUs": Board(cpus=300, max_cpus=300),
     "everything": FULL,
-    "next to nothing": Board(pit=False),
+    "next to nothing": Board(pit=False, pvpanic=None),
 }
 
 
@@ -59,8 +58,8 @@ def find_rsdp(memory, base):
 
 def test_a_scan_of_the_bios_area_finds_the_rsdp(board):
     tables = build(board)
-    area = tables.image.ljust(BIOS_AREA_END - BIOS_AREA, b"\0")
-    assert find_rsdp(area, BIOS_AREA) == tables.rsdp
+    area = tables.image.ljust(HIGH_RAM - TABLES, b"\0")
+    assert find_rsdp(area, TABLES) == tables.rsdp
     rsdp = table(tables, "RSD PTR")
     assert rsdp[15] == 2
     assert u(rsdp, 20, 4) == len(rsdp) == 36
@@ -97,7 +96,7 @@ def test_tables_go_where_they_are_told():
 def test_1024_cpus_fit_and_too_small_a_place_is_an_error():
     build(Board(max_cpus=1024, serials=FULL.serials))
     with pytest.raises(InternalError, match="pass 0xe0800"):
-        build(FULL, BIOS_AREA, BIOS_AREA + 0x800)
+        build(FULL, TABLES, TABLES + 0x800)
 
 
 # The FADT and the hardware agree.
@@ -112,6 +111,7 @@ def test_fadt_tells_the_ports_of_the_power_device():
     assert (u(fadt, 76, 4), fadt[91]) == (0x608, 4)  # PM_TMR_BLK
     assert struct.unpack_from("<BBBBQ", fadt, 116) == (1, 8, 0, 1, 0xCF9)  # RESET_REG
     assert fadt[128] == 0x06
+    assert fadt[108] == 0x32  # CENTURY, a cell of the RTC
     assert (u(fadt, 48, 4), u(fadt, 80, 4), fadt[92]) == (0, 0, 0)  # no SMI_CMD, no GPE0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pykvm.devices import pvpanic
 from pykvm.frozen import frozen
+from pykvm.memory.layout import IOAPIC, PCI_HOLE
 
 
 @frozen
@@ -15,9 +17,8 @@ class Board:
     cpus: int = 1
     max_cpus: int = 1  # those from ``cpus`` on are told as absent, to be plugged in
     serials: tuple[tuple[int, int], ...] = ()  # port and IRQ, COM1 first
-    pci_hole: tuple[int, int] = (0xC000_0000, 0xFEC0_0000)  # addresses below 4 GiB for BARs: from, to
+    pci_hole: tuple[int, int] = (PCI_HOLE, IOAPIC)  # addresses below 4 GiB for BARs: from, to
     pci_hole_high: tuple[int, int] | None = None  # and above 4 GiB
     pit: bool = True
     mouse: bool = False
-    pvpanic: int | None = None  # its port
-    century: int = 0  # CMOS index of the RTC's century, 0 for none
+    pvpanic: int | None = pvpanic.PORT

@@ -8,21 +8,15 @@ from __future__ import annotations
 import struct
 
 from pykvm.boot.acpi.dsdt import namespace
-from pykvm.devices import power
+from pykvm.devices import pit, power, rtc
 from pykvm.errors import InternalError
 from pykvm.frozen import frozen
+from pykvm.memory import layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.boot.acpi.board import Board
 
-# "The BIOS read-only memory space between 0E0000h and 0FFFFFh", where a kernel looks for the RSDP
-# (§5.2.5.1). The tables take its start, a firmware its end.
-BIOS_AREA = 0xE0000
-BIOS_AREA_END = 0x100000
-
-LAPIC_ADDRESS = 0xFEE0_0000
-IOAPIC_ADDRESS = 0xFEC0_0000
 IOAPIC_ID = 0  # what an IOAPIC's own register says after reset
 
 OEM_ID = b"PYKVM "
@@ -145,7 +139,7 @@ CONFORMS_TO_BUS = 0  # for ISA: rising edge
 LEVEL_ACTIVE_HIGH = 3 << 2 | 1
 ALL_PROCESSORS, ALL_X2APIC_PROCESSORS = 0xFF, 0xFFFF_FFFF
 LINT1 = 1
-PIT_IRQ, PIT_GSI = 0, 2
+PIT_GSI = 2
 
 
 @frozen
@@ -158,11 +152,13 @@ class AcpiTables:
     tables: tuple[tuple[str, int, int], ...]  # signature, guest-physical address, length in bytes
 
 
-def build(board: Board, base: int = BIOS_AREA, end: int = BIOS_AREA_END) -> AcpiTables:
+def build(board: Board, base: int = layout.TABLES, end: int = layout.HIGH_RAM) -> AcpiTables:
     """The tables of ``board``, from guest-physical ``base`` (a multiple of 64) to ``end`` at most.
 
-    The RSDP comes first. The memory must be reserved in the kernel's map and writable: the FACS has
-    a lock in it. Raises InternalError if the tables don't fit.
+    The RSDP comes first; by default it is where a kernel without other hints looks for it, in "the
+    BIOS read-only memory space between 0E0000h and 0FFFFFh" (§5.2.5.1). The memory must be reserved
+    in the kernel's map and writable: the FACS has a lock in it. Raises InternalError if the tables
+    don't fit.
     """
     image = bytearray(FACS_ALIGNMENT)
     tables = [("RSD PTR", base, RSDP.size)]
@@ -175,7 +171,7 @@ def build(board: Board, base: int = BIOS_AREA, end: int = BIOS_AREA_END) -> Acpi
 
     facs = place(FACS.pack(b"FACS", FACS.size, 0, 0, 0, 0, 0, FACS_VERSION))
     dsdt = place(_table(b"DSDT", 2, namespace(board)))
-    listed = place(_fadt(board, facs, dsdt)), place(_madt(board))
+    listed = place(_fadt(facs, dsdt)), place(_madt(board))
     rsdt = place(_table(b"RSDT", 1, struct.pack(f"<{len(listed)}I", *listed)))
     xsdt = place(_table(b"XSDT", 1, struct.pack(f"<{len(listed)}Q", *listed)))
     image[: RSDP.size] = _rsdp(rsdt, xsdt)
@@ -209,7 +205,7 @@ def _port(port: int, length: int, access: int) -> bytes:
     return GAS.pack(GAS_SYSTEM_IO, 8 * length, 0, access, port)
 
 
-def _fadt(board: Board, facs: int, dsdt: int) -> bytes:
+def _fadt(facs: int, dsdt: int) -> bytes:
     """FADT (§5.2.9). ACPI is always on, so that there is no SMI_CMD; there are no GPE blocks."""
     values: dict[str, int | bytes] = {
         "FIRMWARE_CTRL": facs,  # and not X_FIRMWARE_CTRL: one of the two, says §5.2.9
@@ -227,7 +223,7 @@ def _fadt(board: Board, facs: int, dsdt: int) -> bytes:
         "X_PM_TMR_BLK": _port(power.PM_TMR_BLK, power.PM_TMR_LEN, GAS_DWORD),
         "P_LVL2_LAT": NO_C2_LATENCY,
         "P_LVL3_LAT": NO_C3_LATENCY,
-        "CENTURY": board.century,
+        "CENTURY": rtc.CENTURY,
         "IAPC_BOOT_ARCH": LEGACY_DEVICES | HAS_8042 | VGA_NOT_PRESENT,
         "Flags": WBINVD | PROC_C1 | SLP_BUTTON | FIX_RTC | TMR_VAL_EXT | RESET_REG_SUP,
         "RESET_REG": _port(power.RESET_REG, 1, GAS_BYTE),
@@ -244,7 +240,7 @@ def _fadt(board: Board, facs: int, dsdt: int) -> bytes:
 
 def _madt(board: Board) -> bytes:
     """MADT (§5.2.12): CPUs, the IOAPIC, and where ISA's interrupts are not what ISA says."""
-    structures = [struct.pack("<II", LAPIC_ADDRESS, PCAT_COMPAT)]
+    structures = [struct.pack("<II", layout.LAPIC, PCAT_COMPAT)]
 
     def add(kind: int, form: str, *values: int) -> None:
         structures.append(struct.pack("<BB" + form, kind, 2 + struct.calcsize("<" + form), *values))
@@ -255,8 +251,8 @@ def _madt(board: Board) -> bytes:
             add(PROCESSOR_LOCAL_APIC, "BBI", cpu, cpu, flags)
         else:
             add(PROCESSOR_LOCAL_X2APIC, "HIII", 0, cpu, flags, cpu)
-    add(IO_APIC, "BBII", IOAPIC_ID, 0, IOAPIC_ADDRESS, 0)
-    add(INTERRUPT_SOURCE_OVERRIDE, "BBIH", ISA_BUS, PIT_IRQ, PIT_GSI, CONFORMS_TO_BUS)
+    add(IO_APIC, "BBII", IOAPIC_ID, 0, layout.IOAPIC, 0)
+    add(INTERRUPT_SOURCE_OVERRIDE, "BBIH", ISA_BUS, pit.PIT_IRQ, PIT_GSI, CONFORMS_TO_BUS)
     add(INTERRUPT_SOURCE_OVERRIDE, "BBIH", ISA_BUS, power.SCI_IRQ, power.SCI_IRQ, LEVEL_ACTIVE_HIGH)
     add(LOCAL_APIC_NMI, "BHB", ALL_PROCESSORS, CONFORMS_TO_BUS, LINT1)
     if board.max_cpus > FIRST_X2APIC_ID:

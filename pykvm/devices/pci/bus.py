@@ -1,13 +1,8 @@
 """Who sits where on PCI, and the two ports by which a guest asks: configuration mechanism #1.
 
-==========  =======  ===============================================================
-port        access   register
-==========  =======  ===============================================================
-0xCF8       dword    CONFIG_ADDRESS: 31 enable, 23–16 bus, 15–11 device, 10–8
-                     function, 7–2 register
-0xCF9       byte     the reset control register of the chipset, not PCI's at all
-0xCFC–CFF   1, 2, 4  CONFIG_DATA: the addressed dword, or a part of it
-==========  =======  ===============================================================
+CONFIG_ADDRESS takes dwords only: bit 31 enable, 23–16 bus, 15–11 device, 10–8 function, 7–2 register.
+A byte at 0xCF9 is the chipset's reset control register. CONFIG_DATA is the addressed dword, or a part
+of it.
 
 Source: PCI Local Bus Specification 3.0, §3.2.2.3.2; PCI-to-PCI Bridge Architecture 1.2, §9.1
 (which interrupt pin goes where).
@@ -22,6 +17,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.devices.device import Device, State
 
+# offset, name, access, value after reset, source
+REGISTERS = (
+    (0, "CONFIG_ADDRESS", "RW", 0x00000000, "PCI 3.0 §3.2.2.3.2"),
+    (4, "CONFIG_DATA", "RW", None, "PCI 3.0 §3.2.2.3.2"),
+)
 CONFIG_PORT = 0xCF8
 CONFIG_PORTS = 8
 
