@@ -1,0 +1,117 @@
+"""What runs where.
+
+tests/unit needs no KVM. tests/kvm runs on this host's /dev/kvm. With ``--lab`` every test of tests/kvm has
+a twin, ``test_x[lab]``, that runs in the lab, a machine with AMD-V emulated by QEMU (tests/lab/lab); the
+tests in tests/lab/inside run only there. All twins of a session run in one boot of it.
+
+Tests marked ``fast_kvm`` boot kernels that want ring 0 at the hardware's speed. A host whose KVM interprets
+ring 0 leaves them to the lab.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from twins import ReportWriter, Twin, TwinRunner
+
+TESTS = Path(__file__).parent
+KVM, LAB, INSIDE = TESTS / "kvm", TESTS / "lab", TESTS / "lab" / "inside"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("pykvm")
+    group.addoption("--lab", action="store_true", help="run the tests of KVM in the lab too")
+    group.addoption("--lab-seconds", type=int, default=1200, metavar="N", help="the lab's time limit (1200)")
+    group.addoption("--inside", metavar="FILE", help="this is the lab: write pytest's reports to FILE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fast_kvm: needs ring 0 of guests at the hardware's speed")
+    if config.getoption("inside"):
+        config.pluginmanager.register(ReportWriter(config))
+    elif config.getoption("lab"):
+        config.pluginmanager.register(TwinRunner(config))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, object, object]:
+    """Give each test that the lab can run its twin, here, so that -k, --lf and node ids see it."""
+    made = yield
+    if collector.config.getoption("lab") and isinstance(made, list) and _under(collector, KVM, INSIDE):
+        return [item for test in made for item in (test, Twin.of(test))]
+    return made
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what can't run here, with its reason; leave out what only its twin can run."""
+    with_lab, in_lab = config.getoption("lab"), config.getoption("inside")
+    left_out = []
+    for item in items:
+        reason, only_there = "", False
+        if isinstance(item, Twin):
+            pass
+        elif _under(item, INSIDE):
+            reason, only_there = "" if in_lab else "runs in the lab only; pytest --lab runs it there", True
+        elif _under(item, LAB):
+            reason = "" if with_lab else "boots the lab; pytest --lab runs it"
+        elif _under(item, KVM):
+            reason = _no_kvm()
+            if not reason and item.get_closest_marker("fast_kvm") and not _ring_0_is_fast():
+                reason, only_there = (
+                    "this host's KVM interprets ring 0; pytest --lab runs it in the lab",
+                    True,
+                )
+        if reason and only_there and with_lab:
+            left_out.append(item)
+        elif reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+    kept = [item for item in items if item not in left_out]
+    items[:] = sorted(kept, key=lambda item: isinstance(item, Twin))  # the lab last
+
+
+def _under(node: pytest.Collector | pytest.Item, *folders: Path) -> bool:
+    return any(folder in node.path.parents for folder in folders)
+
+
+@functools.cache
+def _no_kvm() -> str:
+    """Why /dev/kvm can't be used here, or nothing."""
+    from pykvm.errors import HostError  # late: tests of other rooms run without these
+    from pykvm.kvm.system import Kvm
+
+    try:
+        Kvm().close()
+    except HostError as error:
+        return str(error)
+    return ""
+
+
+@functools.cache
+def _ring_0_is_fast() -> bool:
+    """Time a loop of 400 000 instructions in ring 0: 1 ms on hardware, 100 where KVM interprets it."""
+    from pykvm.kvm.system import Kvm
+    from pykvm.memory.guest import GuestMemory
+
+    loop = bytes.fromhex("66b9400d0300664975fcf4")  # mov ecx, 200000; 1: dec ecx; jnz 1b; hlt
+    memory = GuestMemory()
+    memory.add(0, 0x1000)
+    memory.write(0, loop)
+    with Kvm() as kvm, kvm.create_vm() as vm:
+        region = memory.regions[0]
+        vm.set_memory(0, region.gpa, region.size, region.hva)
+        with vm.create_vcpu(0) as vcpu:
+            segment = vcpu.sregs()["cs"] | {"base": 0, "selector": 0}
+            vcpu.set_sregs({"cs": segment})
+            vcpu.set_regs({"rip": 0, "rflags": 2})
+            start = time.monotonic()
+            vcpu.run()
+            seconds = time.monotonic() - start
+    memory.close()
+    return seconds < 0.03

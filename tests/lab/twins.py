@@ -1,0 +1,159 @@
+"""Tests that run in the lab and are counted here, one by one.
+
+A twin stands for a test in this pytest session. The first twin to run boots the lab, in which one pytest
+runs the tests of all twins and writes its reports, a line of JSON each, to the folder that both sides see.
+Out here each twin gives pytest the reports of its test as its own: outcome, traceback, captured output and
+times are those from inside, and -x, --lf and the last line's counts work as for any test.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LAB = Path(__file__).with_name("lab")
+HANG_SECONDS = 240  # after which a test's Python stack is printed, for the post-mortem
+CONSOLE_LINES = 60
+
+
+class Twin(pytest.Item):
+    """A test that runs in the lab: the twin of ``test``, beside it in the tree."""
+
+    def __init__(self, *, test: pytest.Item, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.test = test
+        self.own_markers = list(test.own_markers)  # for -m
+        self.keywords.update({mark.name: mark for mark in test.own_markers})
+
+    @classmethod
+    def of(cls, test: pytest.Item) -> Twin:
+        base, bracket, rest = test.name.partition("[")
+        name = f"{base}[{rest[:-1]}-lab]" if bracket else f"{base}[lab]"
+        return cls.from_parent(test.parent, name=name, test=test)
+
+    def runtest(self) -> None:
+        raise AssertionError("TwinRunner runs twins")
+
+    def reportinfo(self) -> tuple[object, int | None, str]:
+        path, line, _ = self.test.reportinfo()
+        return path, line, self.name
+
+
+class TwinRunner:
+    """The outer side: boots the lab once and hands its reports out."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.lab: Lab | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        if not isinstance(item, Twin):
+            return None
+        if self.lab is None:
+            twins = [other for other in item.session.items if isinstance(other, Twin)]
+            self.lab = Lab([twin.test.nodeid for twin in twins], self.config)
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self.lab.reports(item.test.nodeid):
+            report.nodeid, report.location = item.nodeid, item.location
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def pytest_sessionfinish(self) -> None:
+        if self.lab is not None:
+            self.lab.close()
+
+
+class Lab:
+    """One boot of the lab, running the tests ``ids``."""
+
+    def __init__(self, ids: list[str], config: pytest.Config) -> None:
+        self.config = config
+        self.folder = tempfile.TemporaryDirectory(prefix="pykvm-lab-")
+        out = Path(self.folder.name)
+        (out / "reports").touch()
+        self._file = (out / "reports").open(encoding="utf-8")
+        self._line = ""
+        self._reports: dict[str, list[pytest.TestReport]] = collections.defaultdict(list)
+        self._console: collections.deque[str] = collections.deque(maxlen=CONSOLE_LINES)
+        lab = [LAB, "-o", out, "-t", str(config.getoption("lab_seconds")), "--"]
+        inside = [sys.executable, "-m", "pytest", "--inside=/out/reports", "-p", "no:cacheprovider"]
+        inside += ["-o", f"faulthandler_timeout={HANG_SECONDS}", *ids]
+        self._process = subprocess.Popen(
+            lab + inside,
+            cwd=config.rootpath,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+
+    def reports(self, test: str) -> Iterator[pytest.TestReport]:
+        """The reports of a test, as soon as it has ended; a failure where the lab ended before it."""
+        # The inner pytest prints a line after each test, once its reports are written.
+        while not self._finished(test) and (line := self._process.stdout.readline()):
+            self._console.append(line)
+            self._read()
+        yield from self._reports[test]
+        if not self._finished(test):
+            text = f"The lab ended (status {self._process.wait()}) before this test had"
+            if self._console:  # once is enough
+                text += "; its last lines were:\n" + "".join(self._console)
+                self._console.clear()
+            yield pytest.TestReport(
+                nodeid=test,
+                location=("", None, ""),
+                keywords={},
+                outcome="failed",
+                longrepr=text,
+                when="call",
+            )
+
+    def _finished(self, test: str) -> bool:
+        return any(report.when == "teardown" for report in self._reports[test])
+
+    def _read(self) -> None:
+        for part in self._file:
+            self._line += part
+            if self._line.endswith("\n"):
+                report = self.config.hook.pytest_report_from_serializable(
+                    config=self.config, data=json.loads(self._line)
+                )
+                if isinstance(report.longrepr, list):  # a skip's place and reason: JSON has no tuples
+                    report.longrepr = tuple(report.longrepr)
+                self._reports[report.nodeid].append(report)
+                self._line = ""
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.stdout.close()
+        self._process.wait()
+        self._file.close()
+        self.folder.cleanup()
+
+
+class ReportWriter:
+    """The inner side: writes every report as a line of JSON, then says on the console that there is one."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.path = Path(config.getoption("inside"))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        data = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(data) + "\n")
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        writer = self.config.get_terminal_writer()
+        writer.line(f" {nodeid}")
+        writer.flush()
