@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     Action = Callable[[], None]
 
 
+SWEEP_AT = 64  # so many timers may wait before the cancelled ones are looked for
+
+
 class Timer:
     """A call that is to be made once; ``cancel`` it at any time before."""
 
@@ -41,6 +44,7 @@ class MachineClock:
         self._stopped_at: int | None = 0
         self._timers: list[tuple[int, int, Timer]] = []
         self._order = 0
+        self._sweep_at = SWEEP_AT
         self._alarm = timerfd.create()
         loop.add(self._alarm, self._expired)
 
@@ -56,6 +60,11 @@ class MachineClock:
 
     def call_at(self, when: int, action: Action) -> Timer:
         """Call ``action`` once, as soon as ``now()`` has reached ``when``."""
+        # A guest can set its timers anew without end, each to an hour that never comes.
+        if len(self._timers) >= self._sweep_at:
+            self._timers[:] = [entry for entry in self._timers if entry[2].action is not None]
+            heapq.heapify(self._timers)
+            self._sweep_at = max(SWEEP_AT, 2 * len(self._timers))
         timer = Timer(action)
         self._order += 1
         heapq.heappush(self._timers, (when, self._order, timer))
