@@ -156,13 +156,8 @@ class Counter:
         return self._run.out(pulse) if self._run is not None else self._still[1]
 
     def rise_after(self, pulse: int) -> int | None:
-        """The first later pulse at which OUT goes from low to high, as things are now.
-
-        Rises of a count that another has replaced since are not told any more.
-        """
-        rise = None
-        if self._run is not None:
-            rise = self._run.rise_after(max(pulse, self._run.start))
+        """The first later pulse at which OUT goes from low to high, as things are now."""
+        rise = self._run.rise_after(pulse) if self._run is not None else None
         if self._next is not None and (rise is None or rise > self._next.start):
             rise = self._next.rise_after(max(pulse, self._next.start))
         return rise

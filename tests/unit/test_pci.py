@@ -107,6 +107,8 @@ def test_a_byte_at_cf9_is_the_reset_register_and_leaves_the_address(machine):
     machine.write(0xCF9, 1, 0x02)
     assert machine.read(0xCF9, 1) == 0x02
     assert machine.resets == []
+    machine.write(0xCF9, 2, 0x0606)
+    assert machine.resets == []
     machine.write(0xCF9, 1, 0x06)
     assert machine.resets == [1]
     assert machine.read(ADDRESS, 4) == ENABLE | 0x1234 & ~3

@@ -312,6 +312,25 @@ def test_count_written_while_the_gate_holds_a_rate_is_loaded_by_the_gates_rise(m
     assert machine.counts(2, 2) == [9, 8]
 
 
+def test_a_second_count_under_a_low_gate_waits_for_its_rise_too(machine):
+    machine.program(2, BOTH | MODE2, 6)
+    machine.pulses(3)
+    machine.out(0x42, 9, 0)
+    machine.pulses(20)
+    assert machine.null_count(2)
+    assert machine.count(2) == 6
+    machine.gate(True)
+    assert machine.counts(2, 2) == [9, 8]
+
+
+def test_first_count_is_loaded_though_the_gate_falls_before_the_next_pulse(machine):
+    machine.gate(True)
+    machine.program(2, BOTH | MODE2, 6)
+    machine.gate(False)
+    assert machine.counts(2, 3) == [6, 6, 6]
+    assert not machine.null_count(2)
+
+
 # Reading and writing.
 
 
@@ -334,6 +353,16 @@ def test_second_latch_before_the_read_is_ignored(machine):
     machine.pulses(10)
     machine.out(CONTROL, 0x40)
     assert machine.in_(0x41) | machine.in_(0x41) << 8 == 1000
+
+
+def test_control_word_forgets_what_was_latched(machine):
+    # "The count is held in the latch until it is read by the CPU (or until the Counter is reprogrammed)."
+    machine.program(1, BOTH | MODE2, 1000)
+    machine.pulses(1)
+    machine.out(CONTROL, 0xC0 | 0x04)
+    machine.program(1, BOTH | MODE2, 2000)
+    machine.pulses(1)
+    assert machine.in_(0x41) | machine.in_(0x41) << 8 == 2000
 
 
 @pytest.mark.parametrize(("access", "byte"), [(LOW, 0x34), (HIGH, 0x12)])
@@ -469,6 +498,18 @@ def test_irq_0_of_mode_4_is_a_one_shot_per_count_as_linux_uses_it(machine):
 def test_control_word_that_raises_out_is_an_edge(machine):
     machine.out(CONTROL, BOTH | MODE2)
     assert (machine.irq.level, machine.irq.edges) == (True, 1)
+
+
+def test_control_word_in_the_low_half_of_a_square_wave_is_an_edge_too(machine):
+    machine.program(0, BOTH | MODE3, 1000)
+    machine.pulses(1 + 300)
+    edges = machine.irq.edges
+    machine.out(CONTROL, BOTH | MODE3)
+    assert machine.irq.edges == edges
+    machine.out(0x40, 0xE8, 0x03)
+    machine.pulses(1 + 700)
+    machine.out(CONTROL, BOTH | MODE3)
+    assert machine.irq.edges == edges + 1
 
 
 def test_latch_commands_do_not_disturb_irq_0(machine):

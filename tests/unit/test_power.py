@@ -165,7 +165,8 @@ def test_restored_power_goes_on_as_the_saved_one(machine):
     machine.power.press_button()
     other = Machine()
     other.clock.advance(5 * SECOND)
-    other.power.load(json.loads(json.dumps(machine.power.save())))
+    for _ in range(2):  # a rollback loads what was loaded before
+        other.power.load(json.loads(json.dumps(machine.power.save())))
     assert other.sci.level
     for each in (machine, other):
         each.write(STATUS, 2, PWRBTN)
