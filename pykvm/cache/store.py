@@ -120,8 +120,10 @@ class Cache:
         disk = os.statvfs(self.folder)
         free = disk.f_bavail * disk.f_frsize
         if free < needs + MARGIN:
+            from pykvm.progress import size_of
+
             raise HostError(
-                f"{megabytes(needs + MARGIN)} are needed on this disk, {megabytes(free)} are free",
+                f"{size_of(needs + MARGIN)} are needed on this disk, {size_of(free)} are free",
                 where=self.folder,
                 remedy="make room, or set PYKVM_CACHE to a folder on another disk",
             )
@@ -213,7 +215,9 @@ class Cache:
 
     def _lock(self, key: str, what: str) -> FileLock:
         def waiting(pid: str) -> None:
-            tell(f"pykvm: process {pid or '?'} is making {what or 'the same'} just now; waiting for it")
+            from pykvm.progress import Progress  # only who waits has something to say
+
+            Progress().note(f"pykvm: process {pid} is making {what or 'the same'} just now; waiting for it")
 
         return FileLock(self._path("locks", key), waiting)
 
@@ -236,11 +240,6 @@ def default_folder() -> str:
     return os.path.join(base, "pykvm")
 
 
-def megabytes(size: int) -> str:
-    """A size in bytes as people read it."""
-    return f"{size / 1e6:.1f} MB" if size < 10_000_000 else f"{size / 1e6:.0f} MB"
-
-
 class refusals_of_the_host:
     """Turns an OSError about the cache folder into a HostError that says what to do."""
 
@@ -258,14 +257,6 @@ class refusals_of_the_host:
             remedy = "make room, or set PYKVM_CACHE to a folder on another disk"
         where = error.filename if isinstance(error.filename, str) else self.folder
         raise HostError((error.strerror or str(error)).lower(), where=where, remedy=remedy) from error
-
-
-def tell(line: str) -> None:
-    """A line for a person; a pipe gets nothing."""
-    import sys
-
-    if sys.stderr.isatty():
-        print(line, file=sys.stderr, flush=True)
 
 
 def _flush(path: str) -> None:
