@@ -6,7 +6,7 @@
 ;   nasm -f bin -o hello.bin hello.asm
 
         bits 16
-        org 0x1000              ; machine.yaml: kernel.load
+        org 0                   ; all segments start where the file is loaded: kernel.load
 
 COM1    equ 0x3f8               ; transmitter holding register of the first serial port
 PM1_CNT equ 0x604               ; ACPI's power management control register

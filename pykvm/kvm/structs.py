@@ -6,7 +6,7 @@ array of any length are made by ``msrs(n)`` and ``cpuid2(n)``.
 
 from __future__ import annotations
 
-from ctypes import Structure, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64
+from ctypes import Structure, Union, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,6 +132,22 @@ class kvm_irqchip(Structure):
     _fields_ = [("chip_id", u32), ("pad", u32), ("chip", u8 * 512)]
 
 
+class kvm_irq_routing_irqchip(Structure):
+    _fields_ = _fields(u32, "irqchip pin")
+
+
+class kvm_irq_routing_msi(Structure):
+    _fields_ = _fields(u32, "address_lo address_hi data devid")
+
+
+class _route(Union):
+    _fields_ = [("irqchip", kvm_irq_routing_irqchip), ("msi", kvm_irq_routing_msi), ("pad", u32 * 8)]
+
+
+class kvm_irq_routing_entry(Structure):
+    _fields_ = [*_fields(u32, "gsi type flags pad"), ("u", _route)]
+
+
 class kvm_irqfd(Structure):
     _fields_ = [*_fields(u32, "fd gsi flags resamplefd"), ("pad", u8 * 16)]
 
@@ -223,8 +239,16 @@ def cpuid2(count: int) -> Any:
     return made
 
 
+def irq_routing(count: int) -> Any:
+    """struct kvm_irq_routing with room for ``count`` entries."""
+    fields = [("nr", u32), ("flags", u32), ("entries", kvm_irq_routing_entry * count)]
+    made = type("kvm_irq_routing", (Structure,), {"_fields_": fields})()
+    made.nr = count
+    return made
+
+
 # The heads of the structures that end in an array: what their ioctl numbers count.
-MSRS_HEAD = CPUID2_HEAD = 8
+MSRS_HEAD = CPUID2_HEAD = IRQ_ROUTING_HEAD = 8
 MSR_LIST_HEAD = 4
 
 PADDING = frozenset({"pad", "pad0", "padding", "padding1", "reserved"})

@@ -69,6 +69,16 @@ class Vm(Descriptor):
         """Set the level of an interrupt controller's input."""
         self.struct("KVM_IRQ_LINE", structs.kvm_irq_level(gsi, level))
 
+    def set_routes(self, routes: list[tuple[int, str, int]]) -> None:
+        """All routes of interrupts: GSI, chip (KVM_IRQCHIP_ name), pin. A GSI may have several."""
+        table = structs.irq_routing(len(routes))
+        for entry, (gsi, chip, pin) in zip(table.entries, routes, strict=True):
+            entry.gsi = gsi
+            entry.type = CONSTANTS["KVM_IRQ_ROUTING_IRQCHIP"]
+            entry.u.irqchip.irqchip = CONSTANTS[chip]
+            entry.u.irqchip.pin = pin
+        self.struct("KVM_SET_GSI_ROUTING", table)
+
     def irqfd(self, fd: int, gsi: int, *, assign: bool = True) -> None:
         """Let writes to the eventfd ``fd`` raise an edge on ``gsi``."""
         flags = 0 if assign else CONSTANTS["KVM_IRQFD_FLAG_DEASSIGN"]

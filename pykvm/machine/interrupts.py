@@ -1,7 +1,8 @@
 """Interrupt numbers of the board, and the lines that carry them into KVM's controllers.
 
-On a PC an ISA interrupt n is input n of the PIC pair and input n of the IOAPIC. KVM routes GSI n to
-both, so that one number does for both; the ACPI tables say the same (no override but the SCI's).
+On a PC an ISA interrupt n is input n of the PIC pair and input n of the IOAPIC, but for the PIT's:
+it is input 2 there. The ACPI tables say the same. What KVM calls a GSI is the number of a line, which
+its routes carry to one or both of the controllers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ IRQ_SCI = 9
 IRQ_MOUSE = 12
 # name: (first port, IRQ), as every PC has them
 COM_PORTS = {"com1": (0x3F8, 4), "com2": (0x2F8, 3), "com3": (0x3E8, 4), "com4": (0x2E8, 3)}
+
+# GSI, controller, pin: the ISA lines to both controllers, those of PCI to the IOAPIC alone.
+ROUTES = [
+    *((irq, "KVM_IRQCHIP_PIC_MASTER", irq) for irq in range(8) if irq != 2),  # 2 is the cascade
+    *((irq, "KVM_IRQCHIP_PIC_SLAVE", irq - 8) for irq in range(8, 16)),
+    (IRQ_PIT, "KVM_IRQCHIP_IOAPIC", 2),
+    *((gsi, "KVM_IRQCHIP_IOAPIC", gsi) for gsi in range(1, 24) if gsi != 2),
+]
 
 
 class KvmLine:

@@ -72,6 +72,8 @@ class Machine:
         self.consoles: dict[str, Console] = {}
         self.first_run_ns: int | None = None
         """``time.monotonic_ns`` of the first entry into the guest."""
+        self.on_panic: Callable[[], None] = lambda: None
+        """What to do when the guest tells of a panic by the pvpanic device; under the device lock."""
         self._owned: list[Closer] = []
         self._causes: list[Cause] = []
         self._gate = Gate()

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from pykvm.machine.machine import Machine
     from pykvm.machine.verdict import Cause
-    from pykvm.memory import GuestMemory
 
 
 def started_ns() -> int:
@@ -25,36 +24,21 @@ def started_ns() -> int:
     return since_boot - (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns())
 
 
-def own_rss(memory: GuestMemory | None) -> int:
-    """Bytes of host memory that this process holds, less the guest's own pages."""
+def own_rss() -> int:
+    """Bytes of host memory that this process holds; once the guest's memory is given back, all its own."""
     with open("/proc/self/statm", "rb") as file:
-        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-    if memory is None:
-        return resident
-    places = [(region.hva, region.hva + region.size) for region in memory.regions]
-    guest = 0
-    with open("/proc/self/smaps", "rb") as file:
-        inside = False
-        for line in file:
-            head = line.split(None, 1)[0]
-            if b"-" in head and not head.endswith(b":"):
-                start, end = (int(part, 16) for part in head.split(b"-"))
-                inside = any(start < stop and begin < end for begin, stop in places)
-            elif inside and head == b"Rss:":
-                guest += int(line.split()[1]) * 1024
-    return resident - guest
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def report(
     cause: Cause,
     *,
     machine: Machine | None = None,
-    memory: GuestMemory | None = None,
     expected_ns: int | None = None,
     host: dict[str, Any] | None = None,
     guest: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What is told of a run; ``machine`` is None where it was never built."""
+    """What is told of a run that has been closed; ``machine`` is None where it was never built."""
     start = started_ns()
 
     def seconds(moment: int | None) -> float | None:
@@ -81,7 +65,7 @@ def report(
             "total": seconds(time.monotonic_ns()),
         },
         "exits": exits,
-        "rss_bytes": own_rss(memory),
+        "rss_bytes": own_rss(),
         "host": host or {},
         "console_tail": "\n".join(c.tap.tail() for c in consoles),
     }

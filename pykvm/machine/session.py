@@ -51,6 +51,7 @@ class Session:
         self._next_look = 0
         self._exits_seen: list[int] = []
         self._halted: set[int] = set()
+        machine.on_panic = self._on_panic_device
         for console in machine.consoles.values():
             if linux:
                 console.tap.listeners.append(Watch(PANIC, self._on_panic, whole_line=True))
@@ -163,8 +164,7 @@ class Session:
     def _panic_cause(self) -> Cause:
         return verdict.crash("panic", f"the guest's kernel panicked: {self.panic}", line=self.panic)
 
-    def panicked(self) -> None:
-        """The guest said so by pvpanic; under the device lock."""
+    def _on_panic_device(self) -> None:
         if self.panic is None:
             self.panic = "reported by the pvpanic device"
             self._last_output = time.monotonic_ns()

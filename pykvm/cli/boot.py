@@ -1,0 +1,118 @@
+"""``pykvm boot``: from a machine file to the verdict."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pykvm.cli.options import Parser, configuration, duration_ns, machine_options
+from pykvm.errors import HostError, PykvmError
+from pykvm.machine import report, verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from pykvm.config.model import MachineConfig
+    from pykvm.machine.machine import Machine
+    from pykvm.machine.plan import Plan
+    from pykvm.machine.verdict import Cause
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Boot, and return the exit status."""
+    parser = Parser(prog="pykvm boot", description="Boot a machine.")
+    machine_options(parser)
+    parser.add_argument("--timeout", metavar="60s", help="stop with status 124 after this long")
+    parser.add_argument("--report", metavar="FILE", help="write what happened as JSON, also when it fails")
+    given = parser.parse_args(arguments)
+    boot = Boot()
+    try:
+        timeout = duration_ns(given.timeout) if given.timeout else None
+        config = configuration(given.machine, given.changes)
+        cause = boot.run(config, timeout)
+    except BaseException as error:
+        boot.close()
+        if given.report:
+            report.write(given.report, boot.report(_cause_of(error)))
+        raise
+    boot.close()
+    if cause.status not in (0, verdict.SIGNAL + 2):
+        boot.explain(cause)
+    if given.report:
+        report.write(given.report, boot.report(cause))
+    return cause.status
+
+
+class Boot:
+    """One boot and what is left of it for the report."""
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
+        self._machine: Machine | None = None
+        self._expected_ns: int | None = None
+        self._facts: dict[str, Any] = {}
+
+    def run(self, config: MachineConfig, timeout_ns: int | None) -> Cause:
+        """Plan, build and run the machine to its end."""
+        from pykvm.guests.kernels import resolve
+        from pykvm.host.backend import require_kvm
+        from pykvm.kvm.system import Kvm
+        from pykvm.machine import plan
+        from pykvm.machine.build import build
+        from pykvm.machine.session import Session
+
+        assert config.kernel is not None
+        self._plan = plan.make(config, resolve(config.kernel, config.folder))
+        with Kvm() as kvm:
+            self._facts = require_kvm(kvm, needs_ring0=self._plan.linux)
+            self._machine = build(self._plan, kvm)
+        session = Session(self._machine, timeout_ns=timeout_ns, linux=self._plan.linux)
+        try:
+            cause = session.run()
+        finally:
+            self._expected_ns = session.expected_ns
+        return cause
+
+    def report(self, cause: Cause) -> dict[str, Any]:
+        """What is told of this boot."""
+        entry = self._plan.entry if self._plan else None
+        return report.report(
+            cause,
+            machine=self._machine,
+            expected_ns=self._expected_ns,
+            host=self._facts,
+            guest={"format": entry.format, "entry": entry.mode, "version": entry.version} if entry else None,
+        )
+
+    def explain(self, cause: Cause) -> None:
+        """Say on standard error how it ended, with what the guest printed last, and what to try."""
+        lines = []
+        for name, console in self._machine.consoles.items() if self._machine else ():
+            tail = console.tap.tail(12).strip("\n")
+            # What went to the terminal is there already.
+            if tail and not os.isatty(1):
+                lines.append(f"pykvm: the last lines on {name}:")
+                lines += (f"  {line}" for line in tail.split("\n"))
+        sentence = f"pykvm: {cause.sentence}"
+        lines.append(f"{sentence}; {cause.remedy}" if cause.remedy else sentence)
+        try:
+            print("\n".join(lines), file=sys.stderr, flush=True)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Give everything back to the host."""
+        if self._machine is not None:
+            self._machine.close()
+        if self._plan is not None:
+            self._plan.memory.close()
+
+
+def _cause_of(error: BaseException) -> Cause:
+    if isinstance(error, KeyboardInterrupt):
+        return verdict.signal(2, "SIGINT")
+    if isinstance(error, MemoryError):
+        return verdict.fault(HostError("the host has no memory left"))
+    return verdict.fault(error if isinstance(error, PykvmError) else error)

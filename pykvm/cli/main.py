@@ -1,0 +1,88 @@
+"""``pykvm VERB …``: finds the verb, turns errors into a sentence and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pykvm.errors import PykvmError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# verb: what it does; each is a module of pykvm.cli with run(arguments) -> exit status
+VERBS = {
+    "boot": "boot a machine: a YAML file, a folder, a shipped guest, or a kernel image",
+    "check": "say what is wrong with a machine, or what would be booted; boots nothing",
+    "info": "say what this host's KVM can do",
+    "guests": "list, build, remove and update the guests that ship with pykvm",
+    "schema": "print the JSON Schema of the machine file",
+}
+
+HELP = """usage: pykvm VERB [OPTION…]
+
+{verbs}
+
+pykvm VERB --help tells a verb's options. To begin with: pykvm boot hello; pykvm boot linux
+Exit status: 0 the guest powered off, or what it wrote to debug-exit (0–63); 64 wrong command line,
+65 wrong machine file or image, 69 the host can't, 70 a fault of pykvm, 124 timeout, 125 the guest
+crashed, 126 expect not met, 128+n signal n."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except PykvmError as error:
+        _say(f"pykvm: {error}")
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output is gone; so that the flush at exit doesn't fail once more:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + 13
+    except MemoryError:
+        _say("pykvm: the host has no memory left; free some, or give the machine less")
+        return 69
+    except Exception as error:
+        if os.environ.get("PYKVM_DEBUG"):
+            raise
+        _say(
+            f"pykvm: this is a fault of pykvm: {type(error).__name__}: {error}; "
+            "set PYKVM_DEBUG=1 to see where, and report it"
+        )
+        return 70
+
+
+def _run(words: list[str]) -> int:
+    verb = words[0] if words else "--help"
+    if verb in ("-h", "--help", "help"):
+        verbs = "\n".join(f"  {name:8}{text}" for name, text in VERBS.items())
+        print(HELP.format(verbs=verbs))
+        return 0 if words else UsageError.status
+    if verb in ("-V", "--version"):
+        from pykvm import __version__
+
+        print(f"pykvm {__version__}")
+        return 0
+    if verb not in VERBS:
+        from difflib import get_close_matches  # late: only where something is wrong
+
+        near = get_close_matches(verb, VERBS, 1)
+        remedy = f"did you mean {near[0]}?" if near else f"write one of {', '.join(VERBS)}"
+        raise UsageError(f"'{verb}' is no verb", remedy=remedy)
+    module = __import__(f"pykvm.cli.{verb}", fromlist=["run"])
+    status: int = module.run(words[1:])
+    return status
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError, AttributeError):  # standard error is closed, full or gone
+        return

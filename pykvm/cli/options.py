@@ -1,0 +1,109 @@
+"""Options that several verbs share, and the way from MACHINE to a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from pykvm.config import defaults_for, load
+from pykvm.config.override import Override
+from pykvm.errors import InputError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pykvm.config.model import MachineConfig
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose errors are ours: one sentence, status 64."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, where=self.prog, remedy=f"see {self.prog} --help")
+
+
+def machine_options(parser: argparse.ArgumentParser) -> None:
+    """MACHINE and what changes it."""
+    parser.add_argument(
+        "machine",
+        nargs="?",
+        metavar="MACHINE",
+        help="a YAML file, a folder with machine.yaml, a shipped guest's name, or a kernel image "
+        "(default: ./machine.yaml)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="KEY=VALUE",
+        help="change a key by its dotted path: memory=1G, devices.0.serial.to=none",
+    )
+    for option, key, text, add in (
+        ("--kernel", "kernel.image", "the kernel image", False),
+        ("--initrd", "kernel.initrd", "the initial RAM disk", False),
+        ("--append", "kernel.cmdline", "more words for the kernel's command line", True),
+        ("--name", "name", "the machine's name", False),
+    ):
+        parser.add_argument(
+            option,
+            action="append",
+            dest="changes",
+            metavar=option[2:].upper(),
+            type=lambda value, made=(option, key, add): Override(
+                option=made[0], key=made[1], text=value, add=made[2]
+            ),
+            help=text,
+        )
+
+
+def configuration(given: str | None, changes: list[str | Override]) -> MachineConfig:
+    """The machine that MACHINE names, with the command line's changes."""
+    from pykvm.guests import find
+
+    if given is None:
+        if os.path.exists("machine.yaml"):
+            return load("machine.yaml", changes)
+        if any(isinstance(change, Override) and change.option == "--kernel" for change in changes):
+            return defaults_for("", changes)
+        raise UsageError(
+            "which machine? There is no machine.yaml here",
+            remedy="name a machine file, a shipped guest (`pykvm guests`) or a kernel image",
+        )
+    shipped = find(given)
+    if shipped is not None:
+        return load(os.path.join(shipped, "machine.yaml"), changes)
+    if os.path.isdir(given):
+        inside = os.path.join(given, "machine.yaml")
+        if not os.path.exists(inside):
+            raise InputError("is a folder without machine.yaml", where=given, remedy="name a machine file")
+        return load(inside, changes)
+    if not os.path.exists(given):
+        from difflib import get_close_matches
+
+        from pykvm.guests import names
+
+        near = get_close_matches(given, names(), 1)
+        remedy = f"did you mean the guest {near[0]}?" if near else "`pykvm guests` lists the shipped guests"
+        raise InputError("there is no such file, and no shipped guest of that name", where=given, remedy=remedy)
+    if given.endswith((".yaml", ".yml")) or _is_text(given):
+        return load(given, changes)
+    return defaults_for(given, changes)
+
+
+def _is_text(path: str) -> bool:
+    """Whether the file could be YAML: a kernel image has bytes that no text has."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4096)
+    except OSError:
+        return False
+    return bool(start) and not any(byte < 9 or 13 < byte < 27 for byte in start)
+
+
+def duration_ns(text: str) -> int:
+    """The value of --timeout."""
+    from pykvm.config.sizes import parse_duration
+
+    return parse_duration(text)

@@ -1,0 +1,149 @@
+"""What a VM is made of: the parts list of the board, in the order of putting it together.
+
+Move a line and the machine changes. To add a device: give it a file in pykvm/devices/, a line here,
+and a row in pykvm/config/schema.py where the machine file is to choose it.
+"""
+
+from __future__ import annotations
+
+from pykvm.config.model import DebugExitConfig, SerialConfig
+from pykvm.devices import debugexit, i8042, power, pvpanic, rtc, serial
+from pykvm.devices.bus import MemoryBus, PortBus
+from pykvm.devices.debugexit import DebugExit
+from pykvm.devices.fasta20 import FastA20
+from pykvm.devices.i8042 import I8042
+from pykvm.devices.pci.bus import CONFIG_PORT, CONFIG_PORTS, PciBus, PciPorts, host_bridge
+from pykvm.devices.pit import PIT_PORT, PIT_PORTS, SPEAKER_PORT, Pit
+from pykvm.devices.port80 import Port80
+from pykvm.devices.power import Power, ResetControl
+from pykvm.devices.pvpanic import Pvpanic
+from pykvm.devices.rtc import Rtc
+from pykvm.devices.serial import Serial
+from pykvm.errors import InternalError
+from pykvm.host.cpuid import guest_cpuid
+from pykvm.kvm.system import Kvm, cpuid_table
+from pykvm.machine import verdict
+from pykvm.machine.interrupts import (
+    COM_PORTS,
+    IRQ_KEYBOARD,
+    IRQ_PIT,
+    IRQ_RTC,
+    IRQ_SCI,
+    ROUTES,
+    IsaLines,
+)
+from pykvm.machine.kvmcpu import KvmCpu
+from pykvm.machine.machine import Machine
+from pykvm.memory import layout
+from pykvm.terminal.open import make_console
+from pykvm.x86 import cpuid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.devices.device import Device
+    from pykvm.kvm.vm import Vm
+    from pykvm.machine.plan import Plan
+
+
+def build(plan: Plan, kvm: Kvm) -> Machine:
+    """The machine of ``plan`` on ``kvm``, ready to ``start``. Raises HostError where the host can't."""
+    machine = Machine(plan.config)
+    try:
+        _build(machine, plan, kvm)
+    except BaseException:
+        machine.close()
+        raise
+    return machine
+
+
+def _build(machine: Machine, plan: Plan, kvm: Kvm) -> None:
+    config, memory = plan.config, plan.memory
+    vm = machine.own(kvm.create_vm())
+    ports, mmio = PortBus(), MemoryBus()
+
+    def part(name: str, device: Device, port: int, count: int, *, width: int = 1) -> None:
+        machine.devices[name] = device
+        ports.attach(device, port, count, width=width, name=name)
+
+    def on_poweroff() -> None:
+        machine.post(verdict.poweroff())
+
+    def on_reset() -> None:
+        machine.post(verdict.reset())
+
+    def on_panic(events: int) -> None:
+        machine.on_panic()
+
+    # Memory.
+    if vm.capability("KVM_CAP_SET_TSS_ADDR"):
+        vm.set_identity_map_address(layout.KVM_IDENTITY_MAP)
+        vm.set_tss_address(layout.KVM_TSS)
+    for slot, region in enumerate(memory.regions):
+        vm.set_memory(slot, region.gpa, region.size, region.hva, readonly=region.readonly)
+
+    # Interrupt controllers and the timer.
+    vm.create_irqchip()
+    vm.set_routes(ROUTES)
+    lines = IsaLines(vm)
+    if config.pit == "kernel":
+        vm.create_pit()
+    elif config.pit == "user":
+        pit = Pit(lines.line(IRQ_PIT), machine.clock)
+        part("pit", pit, PIT_PORT, PIT_PORTS)
+        part("speaker", pit.speaker, SPEAKER_PORT, 1)
+
+    # The board.
+    clock = Rtc(
+        lines.line(IRQ_RTC),
+        machine.clock,
+        ram_below_4g=memory.low_end,
+        ram_above_4g=memory.high_end - layout.FOUR_GIB,
+    )
+    part("rtc", clock, 0x70, rtc.PORTS)
+    keyboard = I8042(lines.line(IRQ_KEYBOARD), on_reset)
+    machine.devices["i8042"] = keyboard
+    ports.attach(keyboard, 0x60, 1, name="i8042")
+    ports.attach(keyboard, 0x64, 1, offset=i8042.COMMAND, name="i8042")
+    part("fast-a20", FastA20(on_reset), 0x92, 1)
+    part("power", Power(lines.line(IRQ_SCI), machine.clock, on_poweroff), power.PM_PORT, power.PM_PORTS, width=4)
+    reset = ResetControl(on_reset)
+    machine.devices["reset"] = reset
+    pci = PciBus()
+    pci.add(host_bridge(), 0)
+    part("pci", PciPorts(pci, reset), CONFIG_PORT, CONFIG_PORTS, width=4)
+    part("pvpanic", Pvpanic(on_panic), pvpanic.PORT, 1)
+    part("port80", Port80(), 0x80, 1)
+
+    # What the machine file lists.
+    for device in config.devices:
+        if isinstance(device, SerialConfig):
+            port, irq = COM_PORTS[device.port]
+            console = machine.own(
+                make_console(
+                    device.to,
+                    device.port,
+                    machine.loop,
+                    folder=config.folder,
+                    on_stop=lambda: machine.post(verdict.signal(2, "Ctrl-A x")),
+                    on_hangup=lambda: machine.post(verdict.signal(1, "the terminal's end")),
+                )
+            )
+            uart = Serial(lines.line(irq), console.output)
+            console.attach(uart)
+            machine.consoles[device.port] = console
+            part(device.port, uart, port, serial.PORTS)
+        elif isinstance(device, DebugExitConfig):
+            exit_port = DebugExit(lambda value: machine.post(verdict.debug_exit(value)))
+            part(f"debug-exit-{device.port:#x}", exit_port, device.port, debugexit.PORTS, width=debugexit.WIDTH)
+        else:
+            raise InternalError(f"no part for {device!r}", where="build")
+
+    # CPUs.
+    entries = guest_cpuid(kvm, config.cpus)
+    for index in range(config.cpus.count):
+        vcpu = vm.create_vcpu(index)
+        cpu = KvmCpu(vcpu, ports, mmio, memory, machine.lock)
+        machine.add_cpu(cpu)
+        vcpu.set_cpuid(cpuid_table(cpuid.for_vcpu(entries, index, config.cpus.count)))
+        if index == 0:
+            cpu.load(plan.entry.state)

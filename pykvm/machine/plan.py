@@ -1,0 +1,71 @@
+"""The plan of a machine: everything that is known before anything of KVM's is opened.
+
+The kernel lies in private memory, the tables beside it, the entry state is plain values. A plan
+survives a fork, which a VM doesn't: so a warm parent can fork between plan and build.
+"""
+
+from __future__ import annotations
+
+from pykvm.boot.acpi.board import Board
+from pykvm.boot.acpi.tables import build as build_tables
+from pykvm.boot.image import Image
+from pykvm.boot.load import load
+from pykvm.cache import Cache
+from pykvm.config.model import SerialConfig
+from pykvm.frozen import frozen, replace
+from pykvm.machine.interrupts import COM_PORTS
+from pykvm.memory import GuestMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.boot.load import Entry
+    from pykvm.config.model import KernelConfig, MachineConfig
+
+
+@frozen
+class Plan:
+    """``memory`` belongs to whoever made the plan: close it after the machine that was built from it."""
+
+    config: MachineConfig
+    memory: GuestMemory
+    entry: Entry
+
+    @property
+    def linux(self) -> bool:
+        """Whether the kernel calls itself Linux: then its panic line is known."""
+        return "Linux" in self.entry.version or self.entry.format == "bzimage"
+
+
+def make(config: MachineConfig, kernel: KernelConfig) -> Plan:
+    """Load ``kernel`` (with paths for what was ``debian:``, ``host`` or a recipe) and the tables.
+
+    Raises InputError for a kernel that is wrong or doesn't fit, HostError where the host lacks memory.
+    """
+    memory = GuestMemory.pc(config.memory.size)
+    images: list[Image] = []
+    try:
+        images.append(Image.open(kernel.image))
+        images += (Image.open(path) for path in kernel.initrd)
+        tables = build_tables(_board(config)) if kernel.format != "flat" else None
+        entry = load(
+            memory, images[0], images[1:], kernel, rsdp=tables.rsdp if tables else 0, cache=Cache()
+        )
+        if tables:
+            memory.write(tables.base, tables.image)
+        return Plan(config=replace(config, kernel=kernel), memory=memory, entry=entry)
+    except BaseException:
+        memory.close()
+        raise
+    finally:
+        for image in images:
+            image.close()
+
+
+def _board(config: MachineConfig) -> Board:
+    serials = {device.port for device in config.devices if isinstance(device, SerialConfig)}
+    return Board(
+        cpus=config.cpus.count,
+        max_cpus=config.cpus.max or config.cpus.count,
+        serials=tuple(place for name, place in COM_PORTS.items() if name in serials),
+        pit=config.pit != "none",
+    )
