@@ -99,6 +99,11 @@ def test_1024_cpus_fit_and_too_small_a_place_is_an_error():
         build(FULL, TABLES, TABLES + 0x800)
 
 
+def test_more_cpus_than_there_may_be_are_an_error():
+    with pytest.raises(InternalError, match="2 CPUs of 1"):
+        build(Board(cpus=2))
+
+
 # The FADT and the hardware agree.
 
 

@@ -158,8 +158,10 @@ def build(board: Board, base: int = layout.TABLES, end: int = layout.HIGH_RAM) -
     The RSDP comes first; by default it is where a kernel without other hints looks for it, in "the
     BIOS read-only memory space between 0E0000h and 0FFFFFh" (§5.2.5.1). The memory must be reserved
     in the kernel's map and writable: the FACS has a lock in it. Raises InternalError if the tables
-    don't fit.
+    don't fit, or if there are more CPUs than there may be.
     """
+    if board.cpus > board.max_cpus:
+        raise InternalError(f"{board.cpus} CPUs of {board.max_cpus} at most", where="acpi")
     image = bytearray(FACS_ALIGNMENT)
     tables = [("RSD PTR", base, RSDP.size)]
 
