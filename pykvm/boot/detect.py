@@ -1,0 +1,60 @@
+"""What an image is, by what it holds and never by its name."""
+
+from __future__ import annotations
+
+from pykvm.boot import elf, header
+from pykvm.boot.header import BOOT_FLAG
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.boot.image import Image
+
+# The formats that are recognised: name, how it is called, what says why an image isn't one.
+FORMATS = (("bzimage", "bzImage", header.why_not), ("elf", "ELF", elf.why_not))
+
+UNPACK = "unpack it first"
+# What else people name as a kernel: offset, bytes there, what it is, what to do.
+STRANGERS = (
+    (0, b"\x1f\x8b", "gzip data", UNPACK),
+    (0, b"\xfd7zXZ\0", "xz data", UNPACK),
+    (0, b"BZh", "bzip2 data", UNPACK),
+    (0, b"\x28\xb5\x2f\xfd", "zstd data", UNPACK),
+    (0, b"\x02\x21\x4c\x18", "lz4 data", UNPACK),
+    (0, b"070701", "an initramfs (a cpio archive)", "name it in kernel.initrd"),
+    (0, b"!<arch>\n", "a Debian package or another archive", "name the kernel in it"),
+    (0, b"QFI\xfb", "a qcow2 disk image", "name a kernel"),
+    (0, b"\x27\x05\x19\x56", "a U-Boot image", "name the bzImage or vmlinux that it was made of"),
+    (0x38, b"ARM\x64", "Linux for AArch64", "pykvm runs x86"),
+    (0x38, b"RSC\x05", "Linux for RISC-V", "pykvm runs x86"),
+    (
+        0x1FE,
+        BOOT_FLAG.to_bytes(2, "little"),
+        "a boot sector",
+        "set kernel.format to flat, kernel.entry to real",
+    ),
+    (0, b"MZ", "a DOS or EFI program", "name a kernel"),
+)
+TEXT = frozenset((*range(0x20, 0x7F), 9, 10, 13))
+LOOK = 0x200
+
+
+def detect(image: Image) -> str:
+    """The format of ``image``. Raises InputError, which says what was looked for, where it has none."""
+    if image.size == 0:
+        raise image.error("is empty", "name a kernel")
+    reasons = []
+    for name, title, why_not in FORMATS:
+        reason = why_not(image)
+        if not reason:
+            return name
+        reasons.append(f"no {title} ({reason})")
+    start = image.read(0, LOOK)
+    what, remedy = "", "name a kernel, or set kernel.format to flat for a binary of your own"
+    for offset, magic, title, advice in STRANGERS:
+        if start[offset : offset + len(magic)] == magic:
+            what, remedy = f"looks like {title}; it is ", advice
+            break
+    else:
+        if TEXT.issuperset(start):
+            what = "looks like a text file; it is "
+    raise image.error(what + ("" if what else "is ") + " and ".join(reasons), remedy)

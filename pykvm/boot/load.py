@@ -1,0 +1,92 @@
+"""From a kernel image to a machine that can be started: what lies where in memory, and the CPU's state."""
+
+from __future__ import annotations
+
+from pykvm.boot import bzimage, elf, flat, initrd, lowmem, params
+from pykvm.boot.detect import FORMATS, detect
+from pykvm.boot.places import Places, Range
+from pykvm.errors import InputError
+from pykvm.frozen import frozen
+from pykvm.memory.layout import HIGH_RAM, TABLES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pykvm.boot.image import Image
+    from pykvm.boot.kernel import Kernel
+    from pykvm.cache import Cache
+    from pykvm.config.model import KernelConfig
+    from pykvm.memory import GuestMemory
+    from pykvm.x86.entry import State
+
+
+@frozen
+class Entry:
+    """A loaded kernel: its format, mode and address of entry, the CPU's state, and who lies where.
+
+    ``mode`` is "real", "protected" or "long"; ``state`` is as in pykvm/x86/entry.py; ``placed`` is in
+    the order of addresses; ``version`` is what the kernel calls itself, where it does.
+    """
+
+    format: str
+    mode: str
+    address: int
+    state: State
+    placed: tuple[Range, ...]
+    version: str
+
+
+def load(
+    memory: GuestMemory,
+    image: Image,
+    initrds: Sequence[Image],
+    kernel: KernelConfig,
+    *,
+    rsdp: int = 0,
+    cache: Cache | None = None,
+) -> Entry:
+    """Put ``image`` and ``initrds`` into ``memory``, which must be fresh, with all that the kernel reads.
+
+    ``kernel`` says the command line, and what the image alone doesn't tell: format, mode of entry,
+    addresses of a flat binary. ``rsdp`` is the address of ACPI's tables, which the caller puts there (0:
+    none). Unpacked kernels are kept in ``cache``.
+
+    Raises InputError where image, initrds or ``kernel`` are wrong or the memory too small, and HostError
+    where a library for unpacking is missing.
+    """
+    places = Places(memory)
+    if rsdp:
+        places.take(Range(name="the ACPI tables", gpa=TABLES, size=HIGH_RAM - TABLES), "memory")
+    loaded = _load_kernel(places, image, kernel, cache)
+    rsi = 0
+    if loaded.header is not None:
+        disk = initrd.load(places, loaded, initrds)
+        cmdline = kernel.cmdline.encode("utf-8", "surrogateescape")
+        params.write(places, loaded, cmdline, initrd=disk, rsdp=rsdp)
+        rsi = lowmem.BOOT_PARAMS.gpa
+    elif initrds or kernel.cmdline:
+        raise image.error("is a flat binary, which takes no initrd and no command line", "leave them out")
+    state = lowmem.enter(places, loaded.mode, loaded.address, image.name, rsi=rsi)
+    return Entry(
+        format=loaded.format,
+        mode=loaded.mode,
+        address=loaded.address,
+        state=state,
+        placed=tuple(places.taken),
+        version=loaded.version,
+    )
+
+
+def _load_kernel(places: Places, image: Image, kernel: KernelConfig, cache: Cache | None) -> Kernel:
+    wanted = detect(image) if kernel.format == "auto" else kernel.format
+    for name, title, why_not in FORMATS:
+        if name == wanted and (reason := why_not(image)):
+            raise image.error(f"is no {title}: {reason}", "set kernel.format to auto, or to what it is")
+    if wanted == "bzimage":
+        return bzimage.load(places, image, kernel, cache)
+    if wanted == "elf":
+        return elf.load(places, image, kernel)
+    if wanted == "flat":
+        return flat.load(places, image, kernel)
+    raise InputError(f"{wanted} can't be loaded yet", where="kernel.format")
