@@ -123,7 +123,7 @@ class Size:
         return size
 
     def schema(self) -> Schema:
-        pattern = r"^([0-9]+(\.[0-9]+)?[KMGT]?|0x[0-9A-Fa-f]+)$"
+        pattern = r"^((0|[1-9][0-9]*)(\.[0-9]+)?[KMGT]?|0x[0-9A-Fa-f]+)$"
         return {
             "type": ["integer", "string"],
             "minimum": self.least,
@@ -147,7 +147,7 @@ class Duration:
         return duration
 
     def schema(self) -> Schema:
-        return {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m)$"}
+        return {"type": "string", "pattern": r"^(0|[1-9][0-9]*)(\.[0-9]+)?(ms|s|m)$"}
 
 
 @frozen

@@ -62,11 +62,10 @@ def _whole(text: str) -> int | None:
     if not 0 < len(text) <= LONGEST:
         return None
     lower = text.lower()
-    base = BASES.get(lower[:2], 10)
-    digits = lower[2:] if base != 10 else lower
-    if not _only(digits, base) or (base == 10 and digits[0] == "0" and digits != "0"):
-        return None
-    return int(digits, base)
+    base = BASES.get(lower[:2])
+    if base is None:
+        return int(lower) if _decimal(lower) else None
+    return int(lower[2:], base) if _only(lower[2:], base) else None
 
 
 def _scaled(text: str, units: dict[str, int]) -> int | None:
@@ -74,10 +73,14 @@ def _scaled(text: str, units: dict[str, int]) -> int | None:
     number = text.rstrip("KMGTms")
     whole, dot, fraction = number.partition(".")
     unit = units.get(text[len(number) :])
-    if unit is None or len(text) > LONGEST or not _only(whole, 10) or (dot and not _only(fraction, 10)):
+    if unit is None or not _decimal(whole) or (dot and not _only(fraction, 10)) or len(text) > LONGEST:
         return None
     product, rest = divmod(int(whole + fraction) * unit, 10 ** len(fraction))
     return None if rest else product
+
+
+def _decimal(digits: str) -> bool:
+    return _only(digits, 10) and (digits[0] != "0" or digits == "0")
 
 
 def _only(digits: str, base: int) -> bool:
