@@ -158,6 +158,8 @@ def with_features(
     A feature may be turned on where ``offered`` (default: ``entries``) has it, else HostError. InputError
     for a name that is no feature.
     """
+    if not changes:
+        return _copy(entries)
     offered = entries if offered is None else offered
     wanted = {_known(name): state for name, state in changes.items()}
     missing = sorted(name for name, state in wanted.items() if state and not has(offered, name))
