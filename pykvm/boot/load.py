@@ -63,7 +63,7 @@ def load(
     if loaded.header is not None:
         disk = initrd.load(places, loaded, initrds)
         cmdline = kernel.cmdline.encode("utf-8", "surrogateescape")
-        params.write(places, loaded, cmdline, initrd=disk, rsdp=rsdp)
+        params.write(places, loaded, cmdline, image.name, initrd=disk, rsdp=rsdp)
         rsi = lowmem.BOOT_PARAMS.gpa
     elif initrds or kernel.cmdline:
         raise image.error("is a flat binary, which takes no initrd and no command line", "leave them out")

@@ -62,12 +62,17 @@ KVM_PAGES = 4 * PAGE
 """KVM keeps its identity map and TSS here on Intel CPUs without unrestricted guests."""
 
 
-def write(places: Places, kernel: Kernel, cmdline: bytes, *, initrd: Range | None, rsdp: int) -> None:
-    """Put boot_params and ``cmdline`` into memory. ``rsdp`` is where ACPI's tables begin, 0 for none."""
+def write(
+    places: Places, kernel: Kernel, cmdline: bytes, where: str, *, initrd: Range | None, rsdp: int
+) -> None:
+    """Put boot_params and ``cmdline`` into memory.
+
+    ``rsdp`` is where ACPI's tables begin, 0 for none; ``where`` is the image that errors are about.
+    """
     assert kernel.header is not None
     _check_cmdline(cmdline, kernel.header)
-    places.take(COMMAND_LINE, "kernel.cmdline")
-    places.take(BOOT_PARAMS, "kernel.image")
+    places.take(COMMAND_LINE, where)
+    places.take(BOOT_PARAMS, where)
     places.memory.write(COMMAND_LINE.gpa, cmdline + b"\0")
     places.memory.write(
         BOOT_PARAMS.gpa, page(places.memory, kernel.header, kernel.code32_start, initrd, rsdp)

@@ -1,0 +1,219 @@
+"""bzImages: unpacked on the host or by themselves, of every protocol, and with a header that lies."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from boot_doubles import COMPRESS, MIB, VERSION, bzimage, loaded, patch, place, vmlinux
+
+from pykvm.boot import bzimage as room
+from pykvm.boot.image import Image
+from pykvm.cache import Cache
+from pykvm.errors import InputError
+
+VMLINUX = vmlinux()
+PACKED = COMPRESS["gzip"](VMLINUX)
+WHOLE = bzimage(PACKED)
+TEXT = b"\xf4" + b"text" * 1000
+LZO = b"\x89LZO" + bytes(100)
+BOOT_PARAMS = 0x90000
+
+
+def refused(image, **keys):
+    with pytest.raises(InputError) as caught, loaded(image, **keys):
+        pass
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("how", COMPRESS)
+def test_the_vmlinux_inside_is_loaded_and_entered_in_long_mode(how):
+    with loaded(bzimage(COMPRESS[how](VMLINUX))) as (memory, entry):
+        assert (entry.format, entry.mode, entry.address) == ("bzimage", "long", MIB)
+        assert memory.read(MIB, len(TEXT)) == TEXT
+        assert entry.state["regs"]["rsi"] == BOOT_PARAMS
+        assert entry.version == VERSION.decode()
+
+
+def test_unpack_gives_the_vmlinux():
+    assert bytes(room.unpack(Image.of(WHOLE, "kernel"))) == VMLINUX
+
+
+def test_a_32_bit_kernel_inside_is_entered_in_protected_mode():
+    image = bzimage(COMPRESS["gzip"](vmlinux(bits=32)), xloadflags=0)
+    with loaded(image) as (_, entry):
+        assert (entry.mode, entry.address) == ("protected", MIB)
+        assert entry.state["regs"]["rsi"] == BOOT_PARAMS
+    assert "holds 32-bit code, which long mode can't run" in refused(image, entry="long")
+
+
+def test_relocations_behind_the_vmlinux_do_no_harm():
+    """Linux packs vmlinux.relocs behind it; at the address it was linked for, none are needed."""
+    with loaded(bzimage(COMPRESS["gzip"](VMLINUX + bytes(4000)))) as (memory, _):
+        assert memory.read(MIB, len(TEXT)) == TEXT
+
+
+def test_protected_entry_lets_the_kernel_unpack_itself_at_its_preferred_address():
+    with loaded(bzimage(PACKED, pref_address=16 * MIB), entry="protected") as (memory, entry):
+        assert (entry.mode, entry.address) == ("protected", 16 * MIB)
+        assert memory.read(16 * MIB, 16) == b"\x90" * 16
+        assert memory.u32(BOOT_PARAMS + 0x214) == 16 * MIB, "code32_start"
+        kernel = place(entry, "the kernel")
+        assert (kernel.gpa, kernel.size) == (16 * MIB, 3 * MIB), "init_size is room to unpack in"
+
+
+def test_a_kernel_that_cant_be_relocated_is_loaded_at_1_mib_and_keeps_room_where_it_will_run():
+    image = bzimage(PACKED, relocatable_kernel=0, pref_address=16 * MIB)
+    with loaded(image, entry="protected") as (memory, entry):
+        assert entry.address == MIB
+        assert memory.read(MIB, 16) == b"\x90" * 16
+        assert {(p.gpa, p.size) for p in entry.placed if p.name == "the kernel"} == {
+            (MIB, len(WHOLE) - 1024),
+            (16 * MIB, 3 * MIB),
+        }
+
+
+def test_an_unknown_compression_is_left_to_the_kernels_own_64_bit_entry():
+    with loaded(bzimage(LZO, pref_address=16 * MIB)) as (memory, entry):
+        assert (entry.mode, entry.address) == ("long", 16 * MIB + 0x200)
+        assert memory.u32(BOOT_PARAMS + 0x214) == 16 * MIB, "code32_start"
+
+
+def test_an_unknown_compression_of_a_32_bit_kernel_is_left_to_its_32_bit_entry():
+    with loaded(bzimage(LZO, xloadflags=0)) as (_, entry):
+        assert (entry.mode, entry.address) == ("protected", MIB)
+    assert "has no 64-bit entry" in refused(bzimage(LZO, xloadflags=0), entry="long")
+
+
+@pytest.mark.parametrize("version", [0x202, 0x203, 0x204, 0x206, 0x207])
+def test_kernels_without_a_payload_field_unpack_themselves(version):
+    with loaded(bzimage(PACKED, version=version)) as (memory, entry):
+        assert (entry.mode, entry.address) == ("protected", MIB)
+        assert memory.read(MIB, 16) == b"\x90" * 16
+
+
+@pytest.mark.parametrize("version", [0x208, 0x20A, 0x20C, 0x20D, 0x20F, 0x3FF])
+def test_kernels_with_a_payload_field_are_unpacked_on_the_host(version):
+    with loaded(bzimage(PACKED, version=version)) as (_, entry):
+        assert entry.mode == "long"
+
+
+def test_setup_sects_of_0_means_4():
+    image = WHOLE[:1024] + bytes(3 * 512) + WHOLE[1024:]
+    with loaded(patch(image, setup_sects=0)) as (memory, _):
+        assert memory.read(MIB, len(TEXT)) == TEXT
+
+
+def test_builds_before_2_08_may_lack_the_end_of_their_last_paragraph():
+    image = bzimage(PACKED, version=0x207)
+    with loaded(image[:-15]) as (_, entry):
+        assert entry.mode == "protected"
+    assert "is truncated" in refused(image[:-16])
+
+
+def test_bytes_behind_the_kernel_do_no_harm():
+    """A signed kernel carries its signature there."""
+    with loaded(WHOLE + b"signature" * 100) as (_, entry):
+        assert entry.mode == "long"
+
+
+def test_unprintable_bytes_in_the_version_reach_no_terminal():
+    image = bytearray(WHOLE)
+    image[0x300:0x308] = b"6.1\x1b[2J\xff"
+    with loaded(bytes(image)) as (_, entry):
+        assert entry.version.startswith("6.1[2J")
+        assert entry.version.isprintable()
+
+
+def test_a_version_pointer_out_of_the_setup_code_gives_no_version():
+    with loaded(patch(WHOLE, kernel_version=0xF000)) as (_, entry):
+        assert entry.version == ""
+
+
+LYING = {
+    "zImage": ({"loadflags": 0}, "is a zImage"),
+    "old protocol": (
+        {"version": 0x201},
+        "speaks boot protocol 2.01 in a header of 123 bytes; pykvm needs 2.02",
+    ),
+    "no jump": ({"jump_opcode": 0xE9}, "its setup header is damaged: e9 6a at 0x200"),
+    "jump back": ({"jump_distance": 0x80}, "its setup header is damaged: eb 80 at 0x200"),
+    "short header": ({"jump_distance": 0x10}, "speaks boot protocol 2.15 in a header of 33 bytes"),
+    "no header": ({"jump_distance": 0}, "speaks boot protocol"),
+    "setup_sects": ({"setup_sects": 0xFF}, "is truncated: its header speaks of"),
+    "syssize": ({"syssize": 0xFFFFFFFF}, "is truncated: its header speaks of 68719477744 bytes"),
+    "no syssize": ({"syssize": 0}, "is truncated"),
+    "payload_offset": ({"payload_offset": 0xFFFFFFFF}, "is damaged: a payload of"),
+    "payload_length": ({"payload_length": 0xFFFFFFFF}, "is damaged: a payload of 4294967295 bytes at 0x2cc"),
+    "init_size": ({"init_size": 1000}, "unpacks to"),
+}
+
+
+@pytest.mark.parametrize("case", LYING)
+def test_a_header_that_lies_is_told_of_its_lie(case):
+    fields, text = LYING[case]
+    found = refused(patch(WHOLE, **fields))
+    assert found.startswith("kernel: ")
+    assert text in found
+
+
+def test_real_mode_entry_is_refused_for_now():
+    assert "can't be entered in real mode yet; set kernel.entry to auto" in refused(WHOLE, entry="real")
+
+
+@pytest.mark.parametrize("pref", [0xC000_0000, 1 << 63, (1 << 64) - 1, 0x90000])
+def test_a_preferred_address_where_no_room_is_is_refused(pref):
+    assert refused(bzimage(LZO, pref_address=pref)).startswith("kernel: ")
+
+
+def test_every_truncation_is_noticed():
+    for size in range(len(WHOLE)):
+        with pytest.raises(InputError), loaded(WHOLE[:size]):
+            pytest.fail(f"{size} of {len(WHOLE)} bytes were loaded")
+
+
+def test_a_payload_that_is_no_elf_is_refused():
+    assert "kernel: is no ELF file: starts 6e 6f 20 6b" in refused(bzimage(COMPRESS["xz"](b"no kernel" * 99)))
+
+
+def test_too_little_memory_for_a_kernel_that_unpacks_itself_is_told_with_what_it_needs():
+    assert refused(bzimage(PACKED, pref_address=16 * MIB), entry="protected", memory=16 * MIB) == (
+        "kernel: the kernel needs memory at 0x1000000–0x12fffff, and the machine has 16M; "
+        "set memory to 19M or more"
+    )
+
+
+def test_an_unpacked_kernel_is_taken_from_the_cache_the_next_time(tmp_path):
+    cache = Cache(str(tmp_path))
+    with loaded(WHOLE, cache=cache) as (memory, first):
+        before = memory.read(0, 4 * MIB)
+    (kept,) = (tmp_path / "data").iterdir()
+    assert kept.read_bytes() == VMLINUX
+    with loaded(WHOLE, cache=cache) as (memory, second):
+        assert memory.read(0, 4 * MIB) == before
+        assert second == first
+
+
+def test_another_kernel_is_not_mistaken_for_the_cached_one(tmp_path):
+    cache = Cache(str(tmp_path))
+    with loaded(WHOLE, cache=cache):
+        pass
+    other = bzimage(COMPRESS["gzip"](VMLINUX.replace(b"text", b"TEXT")))
+    with loaded(other, cache=cache) as (memory, _):
+        assert memory.read(MIB, 5) == b"\xf4TEXT"
+
+
+def test_a_kernel_boots_where_the_cache_cant_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with loaded(WHOLE, cache=Cache(str(tmp_path / "file" / "cache"))) as (memory, entry):
+        assert entry.mode == "long"
+        assert memory.read(MIB, len(TEXT)) == TEXT
+
+
+def test_a_damaged_payload_leaves_nothing_in_the_cache(tmp_path):
+    damaged = bytearray(WHOLE)
+    offset = 1024 + 0x2CC + len(PACKED) // 2
+    struct.pack_into("<I", damaged, offset, 0xDEADBEEF)
+    cache = Cache(str(tmp_path / "cache"))
+    assert "its gzip payload is damaged" in refused(bytes(damaged), cache=cache)
+    assert not (tmp_path / "cache").exists()
