@@ -53,7 +53,7 @@ class Console:
         self.output.disconnect()
 
     def say(self, text: str) -> None:
-        """One line from pykvm itself, on standard error. Under the device lock, as all here."""
+        """One line from pykvm itself, on standard error. From any thread."""
         say(f"pykvm: {text}\n")
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
             """Take what fits of ``data`` and return how much that was; ``on_rx_room`` follows a lack."""
             ...
 
-        def receive_break(self) -> None:
+        def break_in(self) -> None:
             """A break: the line is low for longer than a character."""
             ...
 

@@ -40,7 +40,7 @@ class Keyboard(Input):
                 self.feed(event)
             elif event == BREAK:
                 if self._port is not None:
-                    self._port.receive_break()
+                    self._port.break_in()
             else:
                 self._on_command(event)
 

@@ -101,7 +101,6 @@ class Terminal(Console):
     def _print(self, text: str) -> None:
         """Write to standard error: on a raw terminal in lines of their own, each with its return."""
         if self._mode is not None and self._mode.active:
-            self.output.flush()
             if not self.tap.at_line_start:
                 text = "\n" + text
             text = text.replace("\n", "\r\n")
@@ -111,6 +110,7 @@ class Terminal(Console):
         self._commands[name]()
 
     def _help(self) -> None:
+        self.output.flush()  # what the guest printed before comes before
         self._print("".join(f"{line}\n" for line in HELP_LINES))
 
     def _take_terminal(self) -> None:

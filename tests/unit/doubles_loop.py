@@ -139,7 +139,7 @@ class Guest:
         self.fifo += data[:taken]
         return taken
 
-    def receive_break(self) -> None:
+    def break_in(self) -> None:
         self.breaks += 1
 
     def room(self) -> None:

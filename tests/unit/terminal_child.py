@@ -27,7 +27,7 @@ class Echo(Guest):
             self.put(byte)
         return len(data)
 
-    def receive_break(self) -> None:
+    def break_in(self) -> None:
         for byte in b"<break>":
             self.put(byte)
 
