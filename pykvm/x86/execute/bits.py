@@ -148,6 +148,8 @@ def pext(step: Step) -> None:
 
 def rorx(step: Step) -> None:
     _need_vex(step)
+    if step.instruction.vvvv:
+        raise Fault(UD)  # an operand that RORX doesn't have
     bits = 8 * step.size
     count, source = step.instruction.immediate & bits - 1, step.load()
     step.set_reg(source >> count | source << bits - count)

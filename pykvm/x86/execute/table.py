@@ -52,7 +52,7 @@ def build(topics: Iterable[Rows]) -> dict[Key, list[Row]]:
     table: dict[Key, list[Row]] = {}
     for rows in topics:
         for notation, mnemonic, action, feature in rows:
-            key, row = _parse(notation, mnemonic, action, feature)
+            key, row = parse(notation, mnemonic, action, feature)
             table.setdefault(key, []).append(row)
     for found in table.values():
         found.sort(key=lambda row: row.modrm is None)
@@ -72,7 +72,8 @@ def find(
     return rows[0] if rows else None
 
 
-def _parse(notation: str, mnemonic: str, action: Action, feature: str) -> tuple[Key, Row]:
+def parse(notation: str, mnemonic: str, action: Action, feature: str) -> tuple[Key, Row]:
+    """The key and the row of a line in the manual's notation."""
     words = notation.split()
     prefixes: tuple[str, ...] = ("", "66")
     vex = words[0].startswith("VEX.")
