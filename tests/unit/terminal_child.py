@@ -1,8 +1,9 @@
 """What runs at a terminal in test_terminal_raw.py: the least machine that has one, and two shells.
 
 ``machine`` prints back in brackets what is typed and does on signals what pykvm does.
-``parent`` starts a machine and waits. ``shell`` starts one in the background and moves it to the
-foreground when told to (by a line on descriptor 3), as a shell with job control does.
+``parent`` starts a machine and waits, ``grandparent`` starts a parent and outlives it.
+``shell`` starts a machine in the background and moves it to the foreground when told to (by a line
+on descriptor 3), as a shell with job control does.
 """
 
 import os
@@ -73,6 +74,12 @@ def parent() -> int:
     return subprocess.run(MACHINE, check=False).returncode
 
 
+def grandparent() -> int:
+    subprocess.run([*MACHINE[:-1], "parent"], check=False)
+    signal.pause()
+    return 0
+
+
 def shell() -> int:
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # as a shell does, to take the terminal back
     child = subprocess.Popen(
@@ -87,5 +94,7 @@ def shell() -> int:
     return child.wait()
 
 
+ROLES = {"machine": machine, "parent": parent, "grandparent": grandparent, "shell": shell}
+
 if __name__ == "__main__":
-    sys.exit({"machine": machine, "parent": parent, "shell": shell}[sys.argv[1]]())
+    sys.exit(ROLES[sys.argv[1]]())

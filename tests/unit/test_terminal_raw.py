@@ -76,9 +76,10 @@ class Screen:
 
     def status(self):
         """Wait for the end of the process."""
-        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        ended = []
+        until(lambda: ended.append(os.waitpid(self.pid, os.WNOHANG)) or ended[-1][0])
         self.pid = 0
-        return status
+        return os.waitstatus_to_exitcode(ended[-1][1])
 
     def wait_stopped(self):
         _, status = os.waitpid(self.pid, os.WUNTRACED)
@@ -218,17 +219,23 @@ def test_what_was_typed_for_the_guest_is_not_left_for_the_shell():
     os.close(far)
 
 
-def test_the_death_of_the_parent_ends_the_machine_and_gives_the_terminal_back():
-    screen = Screen("parent")
+@pytest.mark.parametrize("role", ["parent", "grandparent"])
+def test_the_death_of_the_parent_ends_the_machine_and_gives_the_terminal_back(role):
+    """As a session's leader, whose end the kernel tells by SIGHUP, and as one whose end it doesn't."""
+    screen = Screen(role)
     try:
         machine = screen.started()
         assert screen.is_raw
-        screen.kill(signal.SIGKILL)
-        assert screen.status() == -signal.SIGKILL
-        until(lambda: not Path(f"/proc/{machine}").exists())
+        os.kill(int(stat(machine)[1]), signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{machine}").exists() or stat(machine)[0] == "Z")
         assert screen.is_as_before
     finally:
         screen.close()
+
+
+def stat(pid):
+    """State, parent and more of a process: the fields of /proc/PID/stat after the name."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 @pytest.fixture
@@ -238,10 +245,6 @@ def shell():
     shell.close()
 
 
-def state(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 def test_a_process_in_the_background_prints_and_leaves_the_terminal_alone(shell):
     machine = shell.started()
     assert shell.is_as_before
@@ -249,7 +252,7 @@ def test_a_process_in_the_background_prints_and_leaves_the_terminal_alone(shell)
     os.kill(machine, signal.SIGUSR1)
     shell.expect(b"tick")
     assert shell.is_as_before
-    assert state(machine) != "T"
+    assert stat(machine)[0] != "T"
     os.kill(machine, signal.SIGTERM)
     os.close(shell.orders)
     shell.orders = os.open("/dev/null", os.O_WRONLY)
