@@ -20,7 +20,7 @@ from pykvm.boot.kernel import Kernel
 from pykvm.boot.places import Range
 from pykvm.cache.digest import key_of
 from pykvm.errors import HostError
-from pykvm.memory.layout import HIGH_RAM
+from pykvm.memory.layout import FOUR_GIB, HIGH_RAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ def _load_itself(
         runtime = header["pref_address"]
         if header["relocatable_kernel"]:
             load = runtime
+    if load >= FOUR_GIB:
+        raise image.error(f"wants to be loaded at {load:#x}, beyond the 4 GiB that a kernel is entered in")
     loaded = Range(name=code.name, gpa=load, size=code.size)
     needed = Range(name=code.name, gpa=runtime, size=header["init_size"])
     if loaded.gpa <= needed.end and needed.gpa <= loaded.end:

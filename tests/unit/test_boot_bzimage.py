@@ -166,6 +166,11 @@ def test_a_preferred_address_where_no_room_is_is_refused(pref):
     assert refused(bzimage(LZO, pref_address=pref)).startswith("kernel: ")
 
 
+def test_a_preferred_address_beyond_4_gib_is_refused_even_where_memory_is():
+    image = bzimage(LZO, pref_address=4 << 30)
+    assert "wants to be loaded at 0x100000000, beyond the 4 GiB" in refused(image, memory=5 << 30)
+
+
 def test_every_truncation_is_noticed():
     for size in range(len(WHOLE)):
         with pytest.raises(InputError), loaded(WHOLE[:size]):
