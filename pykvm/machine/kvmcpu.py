@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from pykvm.devices.bus import MemoryBus, PortBus
     from pykvm.kvm.vcpu import Vcpu
+    from pykvm.machine.emulate import Finisher
     from pykvm.machine.verdict import Cause
     from pykvm.memory import GuestMemory
 
@@ -64,6 +65,7 @@ class KvmCpu:
         self._mmio = mmio
         self._memory = memory
         self._lock = lock
+        self._finisher: Finisher | None = None
 
     def run(self) -> Cause | None:
         """KVM_RUN and its exits, until a kick or the guest's end (see face.py)."""
@@ -194,9 +196,11 @@ class KvmCpu:
         code = b""
         if page.u32[INTERNAL_NDATA] >= 3 and page.u64[INTERNAL_DATA] & HAS_BYTES:
             code = bytes(page.u8[INSN_BYTES : INSN_BYTES + min(page.u8[INSN_SIZE], 15)])
-        from pykvm.machine.emulate import finish  # late: most hosts never need it
+        if self._finisher is None:
+            from pykvm.machine.emulate import Finisher  # late: most hosts never need it
 
-        return finish(self._vcpu, self._memory, code)
+            self._finisher = Finisher(self._vcpu, self._memory)
+        return self._finisher.finish(code)
 
     def wake(self) -> None:
         self._page.u8[IMMEDIATE_EXIT] = 1
