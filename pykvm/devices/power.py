@@ -38,7 +38,10 @@ RESET_VALUE = 0x06
 TMR_STS = 1 << 0
 GBL_STS = 1 << 5
 PWRBTN_STS = 1 << 8
-ENABLES = TMR_STS | GBL_STS | PWRBTN_STS  # the events that are wired; GBL_STS has no firmware to set it
+RTC_STS = 1 << 10
+# The events that can be enabled. GBL_STS has no firmware to set it, and RTC_STS no sleep to wake from, but
+# Linux reads back the enable of the clock's event and complains where it didn't stick.
+ENABLES = TMR_STS | GBL_STS | PWRBTN_STS | RTC_STS
 
 # PM1_CNT
 SCI_EN = 1 << 0

@@ -11,7 +11,7 @@ from pykvm.devices.power import PM_PORT, PM_PORTS, PM_TIMER_HZ, RESET_REG, RESET
 
 SECOND = 10**9
 STATUS, ENABLE, CONTROL, TIMER = 0x600, 0x602, 0x604, 0x608
-TMR, GBL, PWRBTN = 1, 1 << 5, 1 << 8
+TMR, GBL, PWRBTN, RTC = 1, 1 << 5, 1 << 8, 1 << 10
 SLP_EN = 1 << 13
 
 
@@ -102,7 +102,7 @@ def test_byte_write_leaves_the_other_byte(machine):
 
 def test_enables_of_events_that_do_not_exist_read_zero(machine):
     machine.write(ENABLE, 2, 0xFFFF)
-    assert machine.read(ENABLE, 2) == TMR | GBL | PWRBTN
+    assert machine.read(ENABLE, 2) == TMR | GBL | PWRBTN | RTC
 
 
 def test_timer_runs_at_3_579545_mhz_in_32_bits(machine):
