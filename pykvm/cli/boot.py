@@ -64,7 +64,7 @@ class Boot:
         from pykvm.machine.session import Session
 
         assert config.kernel is not None
-        self._plan = plan.make(config, resolve(config.kernel, config.folder))
+        self._plan = plan.make(config, resolve(config.kernel))
         with Kvm() as kvm:
             self._facts = require_kvm(kvm, needs_ring0=self._plan.linux)
             self._machine = build(self._plan, kvm)

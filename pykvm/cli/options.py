@@ -11,9 +11,19 @@ from pykvm.errors import InputError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from pykvm.config.model import MachineConfig
+
+
+# option, key of the machine file, what it is, whether it is put behind what is there
+SHORT_FORMS = (
+    ("--kernel", "kernel.image", "the kernel image", False),
+    ("--initrd", "kernel.initrd", "the initial RAM disk", False),
+    ("--append", "kernel.cmdline", "more words for the kernel's command line", True),
+    ("--name", "name", "the machine's name", False),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,22 +50,19 @@ def machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change a key by its dotted path: memory=1G, devices.0.serial.to=none",
     )
-    for option, key, text, add in (
-        ("--kernel", "kernel.image", "the kernel image", False),
-        ("--initrd", "kernel.initrd", "the initial RAM disk", False),
-        ("--append", "kernel.cmdline", "more words for the kernel's command line", True),
-        ("--name", "name", "the machine's name", False),
-    ):
+    for option, key, text, add in SHORT_FORMS:
         parser.add_argument(
             option,
             action="append",
             dest="changes",
             metavar=option[2:].upper(),
-            type=lambda value, made=(option, key, add): Override(
-                option=made[0], key=made[1], text=value, add=made[2]
-            ),
+            type=_override(option, key, add),
             help=text,
         )
+
+
+def _override(option: str, key: str, add: bool) -> Callable[[str], Override]:
+    return lambda text: Override(option=option, key=key, text=text, add=add)
 
 
 def configuration(given: str | None, changes: list[str | Override]) -> MachineConfig:
@@ -86,7 +93,9 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
 
         near = get_close_matches(given, names(), 1)
         remedy = f"did you mean the guest {near[0]}?" if near else "`pykvm guests` lists the shipped guests"
-        raise InputError("there is no such file, and no shipped guest of that name", where=given, remedy=remedy)
+        raise InputError(
+            "there is no such file, and no shipped guest of that name", where=given, remedy=remedy
+        )
     if given.endswith((".yaml", ".yml")) or _is_text(given):
         return load(given, changes)
     return defaults_for(given, changes)

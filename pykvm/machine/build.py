@@ -41,7 +41,6 @@ from pykvm.x86 import cpuid
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.devices.device import Device
-    from pykvm.kvm.vm import Vm
     from pykvm.machine.plan import Plan
 
 
@@ -105,7 +104,8 @@ def _build(machine: Machine, plan: Plan, kvm: Kvm) -> None:
     ports.attach(keyboard, 0x60, 1, name="i8042")
     ports.attach(keyboard, 0x64, 1, offset=i8042.COMMAND, name="i8042")
     part("fast-a20", FastA20(on_reset), 0x92, 1)
-    part("power", Power(lines.line(IRQ_SCI), machine.clock, on_poweroff), power.PM_PORT, power.PM_PORTS, width=4)
+    acpi = Power(lines.line(IRQ_SCI), machine.clock, on_poweroff)
+    part("power", acpi, power.PM_PORT, power.PM_PORTS, width=4)
     reset = ResetControl(on_reset)
     machine.devices["reset"] = reset
     pci = PciBus()
@@ -133,8 +133,8 @@ def _build(machine: Machine, plan: Plan, kvm: Kvm) -> None:
             machine.consoles[device.port] = console
             part(device.port, uart, port, serial.PORTS)
         elif isinstance(device, DebugExitConfig):
-            exit_port = DebugExit(lambda value: machine.post(verdict.debug_exit(value)))
-            part(f"debug-exit-{device.port:#x}", exit_port, device.port, debugexit.PORTS, width=debugexit.WIDTH)
+            end = DebugExit(lambda value: machine.post(verdict.debug_exit(value)))
+            part(f"debug-exit-{device.port:#x}", end, device.port, debugexit.PORTS, width=debugexit.WIDTH)
         else:
             raise InternalError(f"no part for {device!r}", where="build")
 

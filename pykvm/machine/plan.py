@@ -47,9 +47,7 @@ def make(config: MachineConfig, kernel: KernelConfig) -> Plan:
         images.append(Image.open(kernel.image))
         images += (Image.open(path) for path in kernel.initrd)
         tables = build_tables(_board(config)) if kernel.format != "flat" else None
-        entry = load(
-            memory, images[0], images[1:], kernel, rsdp=tables.rsdp if tables else 0, cache=Cache()
-        )
+        entry = load(memory, images[0], images[1:], kernel, rsdp=tables.rsdp if tables else 0, cache=Cache())
         if tables:
             memory.write(tables.base, tables.image)
         return Plan(config=replace(config, kernel=kernel), memory=memory, entry=entry)
