@@ -46,6 +46,9 @@ class VcpuThread:
         self._gate = gate
         self._ended = ended
         self._calls: list[Callable[[Cpu], None]] = []
+        # Held while a signal is sent: a thread that has ended must not be sent one (pthread_kill(3)).
+        self._sending = threading.Lock()
+        self._ready = False
         self._thread = threading.Thread(target=self._main, name=f"vcpu{cpu.index}", daemon=True)
 
     def start(self) -> None:
@@ -55,9 +58,9 @@ class VcpuThread:
     def kick(self) -> None:
         """Bring the vCPU out of the guest, to look at the gate and its calls. From any thread."""
         self.cpu.wake()
-        ident = self._thread.ident
-        if ident is not None and self._thread.is_alive():
-            signal.pthread_kill(ident, KICK)
+        with self._sending:
+            if self._ready and self._thread.ident is not None:
+                signal.pthread_kill(self._thread.ident, KICK)
 
     def call(self, action: Callable[[Cpu], None]) -> None:
         """Have ``action`` called with the settled vCPU, on its own thread. From any thread."""
@@ -71,12 +74,15 @@ class VcpuThread:
             self._thread.join(0.05)
 
     def _main(self) -> None:
+        self._ready = True
         try:
             cause = self._run()
         except BaseException as error:  # the thread's last word: the machine must hear of it
             cause = verdict.fault(error)
         if cause is not None:
             self._ended(cause)
+        with self._sending:
+            self._ready = False
 
     def _run(self) -> Cause | None:
         cpu, gate = self.cpu, self._gate
