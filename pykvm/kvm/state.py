@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pykvm.kvm.vcpu import Vcpu
+    from pykvm.kvm.vm import Vm
 
 # MSRs that a guest can write and notice, in the order in which they are put back (SDM vol. 4, APM
 # vol. 2 app. A; KVM's own from Documentation/virt/kvm/x86/msr.rst). A host refuses some: those are
@@ -68,20 +69,45 @@ PARTS: tuple[tuple[str, Callable[[Vcpu], Any], Callable[[Vcpu, Any], object]], .
     ("events", lambda vcpu: vcpu.events(), lambda vcpu, value: vcpu.set_events(value)),
 )
 
+# What a VM is made of beyond memory and vCPUs: the controllers before the PIT that drives them.
+VM_PARTS: tuple[tuple[str, Callable[[Vm], Any], Callable[[Vm, Any], object]], ...] = (
+    ("irqchips", lambda vm: vm.irqchips(), lambda vm, value: vm.set_irqchips(value)),
+    ("pit", lambda vm: vm.pit(), lambda vm, value: vm.set_pit(value)),
+    ("clock", lambda vm: vm.clock(), lambda vm, value: vm.set_clock(value)),
+)
+
+
+def save_vm(vm: Vm) -> dict[str, Any]:
+    """The in-kernel chips and clock; parts that this VM hasn't got are left out."""
+    return _save(vm, VM_PARTS)
+
+
+def load_vm(vm: Vm, state: dict[str, Any]) -> None:
+    """Put back what ``save_vm`` gave, before the vCPUs. Raises KvmError."""
+    _load(vm, VM_PARTS, state)
+
 
 def save_vcpu(vcpu: Vcpu) -> dict[str, Any]:
     """Everything of a vCPU that a guest could notice; parts that this host can't give are left out."""
-    state = {}
-    for name, get, _ in PARTS:
-        try:
-            state[name] = get(vcpu)
-        except KvmError:  # no local APIC in the kernel, no XCR0, no debug registers
-            continue
-    return state
+    return _save(vcpu, PARTS)
 
 
 def load_vcpu(vcpu: Vcpu, state: dict[str, Any]) -> None:
     """Put back what ``save_vcpu`` gave, or those parts of it that ``state`` has. Raises KvmError."""
-    for name, _, put in PARTS:
+    _load(vcpu, PARTS, state)
+
+
+def _save(whole: Any, parts: Any) -> dict[str, Any]:
+    state = {}
+    for name, get, _ in parts:
+        try:
+            state[name] = get(whole)
+        except KvmError:  # no local APIC in the kernel, no XCR0, no PIT
+            continue
+    return state
+
+
+def _load(whole: Any, parts: Any, state: dict[str, Any]) -> None:
+    for name, _, put in parts:
         if name in state:
-            put(vcpu, state[name])
+            put(whole, state[name])

@@ -1,0 +1,169 @@
+"""Linux boots: unmodified Debian kernels and the shipped guests, as a user sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pykvm.boot.cpio import Archive
+
+pytestmark = pytest.mark.fast_kvm
+
+COMMAND = [sys.executable, "-m", "pykvm"]
+LONG = 240  # seconds; the lab is slow
+
+
+def boot(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "boot", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        **options,
+    )
+
+
+def initrd(path: Path, **files: str) -> Path:
+    """An initrd with executable files; Linux lays it over those before it."""
+    with open(path, "wb") as out:
+        archive = Archive(out)
+        for name, text in files.items():
+            archive.file(name.replace("_", "."), text.encode(), 0o755)
+        archive.close()
+    return path
+
+
+class Terminal:
+    """A program on a pty, driven as by a person: wait for a text, type."""
+
+    def __init__(self, *command: str) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execvp(command[0], command)
+        self.seen = ""
+
+    def expect(self, pattern: str) -> None:
+        end = time.monotonic() + LONG
+        while not re.search(pattern, self.seen):
+            assert time.monotonic() < end, f"no {pattern!r} in:\n{self.seen}"
+            if select.select([self.fd], [], [], 1)[0]:
+                try:
+                    self.seen += os.read(self.fd, 4096).decode("utf-8", "replace")
+                except OSError:  # the other side is gone
+                    assert re.search(pattern, self.seen), f"ended without {pattern!r}:\n{self.seen}"
+
+    def type(self, text: str) -> None:
+        self.seen = ""
+        os.write(self.fd, text.encode())
+
+    def status(self) -> int:
+        while True:  # what is printed must be read, or the end waits for us
+            try:
+                if not os.read(self.fd, 4096):
+                    break
+            except OSError:
+                break
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(self.fd)
+        return status
+
+
+def test_linux_gives_a_shell_in_a_terminal_and_poweroff_ends_it():
+    terminal = Terminal(*COMMAND, "boot", "linux")
+    terminal.expect(r"~ # ")
+    terminal.type("echo six times seven is $((6*7)); tty\n")
+    terminal.expect(r"\r\nsix times seven is 42\r\n/dev/ttyS0\r\n")
+    terminal.expect(r"~ # ")
+    terminal.type("sleep 1000\n")
+    terminal.expect("sleep 1000")
+    terminal.type("\x03")  # Ctrl-C goes to the guest, whose shell has job control
+    terminal.expect(r"~ # ")
+    terminal.type("poweroff\n")
+    assert terminal.status() == 0
+
+
+def test_exit_from_the_shell_powers_off_and_piped_input_is_typed():
+    done = subprocess.run(
+        [*COMMAND, "boot", "linux"],
+        input="echo typed: $((2+3))\nexit\n",
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "typed: 5" in done.stdout
+
+
+def test_linux_boots_without_a_complaint_about_the_board():
+    done = boot("linux", "--set", "expect.output=~ # ")
+    assert done.returncode == 0, done.stderr
+    log = done.stdout
+    assert "ACPI: RSDP" in log
+    assert not re.search(r"ACPI (BIOS )?(Error|Warning)|Firmware Bug|BIOS bug", log), log
+
+
+def test_debian_runs_a_script_with_its_unmodified_kernel(tmp_path):
+    script = '#!/bin/sh\necho "kernel: $(uname -r)"\necho "script ran"\npoweroff\n'
+    report = tmp_path / "r.json"
+    extra = initrd(tmp_path / "extra.cpio", run_sh=script)
+    done = boot(
+        "debian",
+        "--set",
+        f"kernel.initrd.1={extra}",
+        "--set",
+        "kernel.cmdline=console=ttyS0 quiet",
+        "--report",
+        report,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "script ran" in done.stdout
+    assert re.search(r"kernel: 6\.12\.\d+.*-cloud-amd64", done.stdout)
+    told = json.loads(report.read_text())
+    assert told["outcome"] == "poweroff"
+    assert told["seconds"]["first_run"] < told["seconds"]["first_output"] < told["seconds"]["total"]
+    assert told["exits"]["io"] > 0
+    complaints = r"ACPI (BIOS )?(Error|Warning)|Firmware Bug|BIOS bug"
+    assert not re.search(complaints, done.stdout), done.stdout
+
+
+def test_a_panicking_init_is_125_with_the_consoles_tail(tmp_path):
+    bad = initrd(tmp_path / "bad.cpio", init="#!/no/such/shell\n")
+    report = tmp_path / "r.json"
+    done = boot("linux", "--initrd", bad, "--report", report)
+    assert done.returncode == 125, done.stdout + done.stderr
+    assert "Kernel panic - not syncing" in done.stderr.splitlines()[-1]
+    told = json.loads(report.read_text())
+    assert told["outcome"] == "crash"
+    assert told["crash"]["kind"] == "panic"
+    assert "Kernel panic - not syncing" in told["console_tail"]
+
+
+def test_a_panic_that_reboots_is_no_success(tmp_path):
+    bad = initrd(tmp_path / "bad.cpio", init="#!/no/such/shell\n")
+    done = boot("linux", "--initrd", bad, "--append", "panic=-1")
+    assert done.returncode == 125, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("package", ["linux-image-6.1-cloud", "linux-image-6.12"])
+def test_a_machine_file_of_ones_own_with_a_debian_kernel(tmp_path, package):
+    guest = Path(__file__).parents[2] / "guests" / "linux"
+    machine = tmp_path / "machine.yaml"
+    machine.write_text(
+        "name: own\n"
+        "memory: 1G\n"
+        f"kernel: {{image: 'debian:{package}', initrd: 'recipe:{guest}/initramfs', "
+        "cmdline: console=ttyS0 quiet}\n"
+        "expect: {output: '~ # ', within: 200s}\n"
+    )
+    done = boot(machine)
+    assert done.returncode == 0, done.stdout + done.stderr
