@@ -194,7 +194,7 @@ def files_in(deb: str) -> Iterator[tuple[str, int, IO[bytes]]]:
     assert process.stdout is not None
     with process:
         try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+            with tarfile.open(fileobj=process.stdout, mode="r|", bufsize=1 << 18) as archive:
                 for member in archive:
                     content = archive.extractfile(member) if member.isreg() else None
                     if content is not None:

@@ -244,12 +244,12 @@ class CommandLine:
 
 
 @frozen
-class File:
-    """A path; a relative one starts from where it was written."""
+class Part:
+    """A path, or ``recipe:FOLDER``: what the recipe in that folder makes."""
 
     def read(self, node: Node, path: str) -> str:
         text = scalar(node, path, "a path", "write the path of a file")
-        return located(node, path, text)
+        return part(node, path, text)
 
     def schema(self) -> Schema:
         return {"type": "string", "minLength": 1}
@@ -257,7 +257,7 @@ class File:
 
 @frozen
 class Image:
-    """A kernel: a path, ``debian:PACKAGE``, or ``host``."""
+    """A kernel: a path, ``recipe:FOLDER``, ``debian:PACKAGE``, or ``host``."""
 
     def read(self, node: Node, path: str) -> str:
         remedy = "write a path, debian:PACKAGE or host"
@@ -270,7 +270,7 @@ class Image:
                     path, "the name of a Debian package", "write debian:linux-image-cloud-amd64"
                 )
             return text
-        return text if text == "host" else located(node, path, text)
+        return text if text == "host" else part(node, path, text)
 
     def schema(self) -> Schema:
         return {"type": "string", "minLength": 1}
@@ -291,6 +291,13 @@ class SerialTarget:
 
     def schema(self) -> Schema:
         return {"type": "string", "minLength": 1}
+
+
+def part(node: Node, path: str, text: str) -> str:
+    """``text`` as an absolute path, or as ``recipe:`` and an absolute path."""
+    if text.startswith("recipe:"):
+        return f"recipe:{located(node, path, text.removeprefix('recipe:'))}"
+    return located(node, path, text)
 
 
 def located(node: Node, path: str, text: str) -> str:

@@ -26,7 +26,8 @@ class MemoryConfig:
 
 @frozen
 class KernelConfig:
-    """``image`` is an absolute path, ``debian:PACKAGE`` or ``host``.
+    """``image`` is an absolute path, ``recipe:`` and one, ``debian:PACKAGE`` or ``host``; an ``initrd``
+    is one of the first two.
 
     ``load`` and ``start`` are guest-physical addresses of a flat binary, or None where the file
     doesn't say: then ``start`` is ``load``, and ``load`` is the loader's choice.

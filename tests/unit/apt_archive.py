@@ -15,6 +15,7 @@ class Archive:
         self.pool = folder / "pool"
         self.pool.mkdir(parents=True)
         self._stanzas: dict[str, str] = {}
+        self._list()
 
     def add(self, name: str, version: str, files: dict[str, bytes] | None = None, depends: str = "") -> Path:
         """Build a package of these files and list it; returns the .deb."""

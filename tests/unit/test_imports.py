@@ -58,7 +58,10 @@ SLOW = {
 }
 
 # Files that are themselves imported late, and so may import at their start what they like.
-LATE = {"pykvm/boot/apt.py", "pykvm/cli/boot.py", "pykvm/cli/options.py"}
+LATE = {
+    *("pykvm/boot/apt.py", "pykvm/cli/boot.py", "pykvm/cli/guests.py", "pykvm/cli/options.py"),
+    *("pykvm/guests/initramfs.py", "pykvm/guests/linux.py", "pykvm/guests/table.py", "pykvm/guests/tools.py"),
+}
 
 # Python's own SHA-256, which knows no OpenSSL, by its names up to 3.11 and from 3.12 on.
 STANDARD_LIBRARY = sys.stdlib_module_names | {"_sha256", "_sha2"}
