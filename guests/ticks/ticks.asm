@@ -69,11 +69,21 @@ start:
         mov     [began + 4], edx
         mov     dword [count], 0
 
+        ; A dot for each tick. To halt only while there is none to print, the question and the halt must
+        ; not be parted by an interrupt: `sti` lets one in only after the instruction that follows it.
 wait_for_tick:
+        cli
+        mov     eax, [dots]
+        cmp     eax, [count]
+        jb      .dot
+        sti
         hlt
+        jmp     wait_for_tick
+.dot:   sti
+        inc     dword [dots]
         mov     al, '.'
         call    put
-        cmp     dword [count], TICKS
+        cmp     dword [dots], TICKS
         jb      wait_for_tick
         cli
 
@@ -159,5 +169,6 @@ idt.pointer:
 idt:    resb    (VECTOR + 1) * 8
 began:  resq    1
 count:  resd    1
+dots:   resd    1
 stack:  resb    4096
 .top:
