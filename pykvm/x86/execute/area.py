@@ -42,10 +42,18 @@ class XsaveArea:
     @classmethod
     def initial(cls, components: Components = AVX_ONLY) -> XsaveArea:
         """The state after FNINIT and with everything else at its initial values."""
-        area = cls(bytes(max([HEADER_END, *(offset + size for offset, size, _ in components.values())])))
+        size = max([HEADER_END, *(offset + size for offset, size, _ in components.values())])
+        area = cls(bytes(size), components)
         area.data[:2] = _FCW_DEFAULT
         area.mxcsr = MXCSR_DEFAULT
         return area
+
+    def image(self) -> bytes:
+        """The area for KVM_SET_XSAVE, which takes MXCSR only where SSE is in use."""
+        whole = XsaveArea(self.data, self.components)
+        if self.mxcsr != MXCSR_DEFAULT:
+            whole.set_component(SSE, self.component(SSE))
+        return bytes(whole.data)
 
     @property
     def in_use(self) -> int:
@@ -62,8 +70,6 @@ class XsaveArea:
 
     @mxcsr.setter
     def mxcsr(self, value: int) -> None:
-        # KVM_SET_XSAVE takes MXCSR only together with a component that it belongs to.
-        self.set_component(SSE, self.component(SSE))
         self.data[24:28] = value.to_bytes(4, "little")
 
     @property
@@ -111,11 +117,9 @@ class XsaveArea:
         self.in_use |= 1 << number
 
     def reset_component(self, number: int) -> None:
-        """Give a component its initial values. SSE stays in use while MXCSR is not at its default."""
+        """Give a component its initial values."""
         self.in_use &= ~(1 << number)
         self._place(number, self.component(number))
-        if number == SSE and self.mxcsr != MXCSR_DEFAULT:
-            self.in_use |= 1 << SSE
 
     def _place(self, number: int, content: bytes) -> None:
         if number == X87:
