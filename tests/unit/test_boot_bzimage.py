@@ -111,6 +111,10 @@ def test_builds_before_2_08_may_lack_the_end_of_their_last_paragraph():
     assert "is truncated" in refused(image[:-16])
 
 
+def test_builds_since_2_08_lack_nothing():
+    assert "is truncated" in refused(bzimage(LZO)[:-1])
+
+
 def test_bytes_behind_the_kernel_do_no_harm():
     """A signed kernel carries its signature there."""
     with loaded(WHOLE + b"signature" * 100) as (_, entry):

@@ -127,6 +127,7 @@ WRONG = {
         "gives virtual addresses as physical ones",
     ),
     "device hole": (elf([(0xD000_0000, TEXT, len(TEXT), 0)], 0xD000_0000), "where a PC has its devices"),
+    "cut segment": (elf(ONE, MIB)[:-1], "is truncated: segment 0 goes to 0x1019, the file to 0x1018"),
     "entry": (elf(ONE, 2 * MIB), "starts at 0x200000, where none of its segments lies"),
     "virtual entry": (elf(ONE, HIGH + MIB), "starts at 0xffffffff80100000, where none"),
     "entry above 4G": (elf([(4 << 30, TEXT, 9999, 0)], 4 << 30), "starts at 0x100000000, where none"),

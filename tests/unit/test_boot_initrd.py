@@ -42,8 +42,11 @@ def test_without_one_boot_params_has_none():
 
 
 def test_the_kernels_highest_address_is_kept():
-    with loaded(bzimage(PACKED, initrd_addr_max=32 * MIB - 1), initrds=[bytes(100)]) as (memory, _):
-        assert address(memory)[0] == 32 * MIB - 0x1000
+    """It is the address of the last byte that the initrd may have."""
+    with loaded(bzimage(PACKED, initrd_addr_max=32 * MIB - 1), initrds=[bytes(4096)]) as (memory, _):
+        assert address(memory)[0] == 32 * MIB - 4096
+    with loaded(bzimage(PACKED, initrd_addr_max=32 * MIB - 2), initrds=[bytes(4096)]) as (memory, _):
+        assert address(memory)[0] == 32 * MIB - 2 * 4096
     with loaded(bzimage(PACKED, version=0x202), memory=GIB, initrds=[b"x"]) as (memory, _):
         assert address(memory)[0] == 0x38000000 - 0x1000, "before 2.03 it is 0x37ffffff"
 
@@ -61,10 +64,14 @@ def test_an_initrd_that_fits_only_above_4_gib_goes_there_if_the_kernel_can():
         gpa, size = address(memory)
         assert (gpa, size) == (5 * GIB - 4 * MIB, 4 * MIB)
         assert memory.read(gpa + size - 4, 4) == b"disk"
-    with pytest.raises(InputError, match="make it smaller"):
-        image = bzimage(PACKED, initrd_addr_max=4 * MIB - 1, xloadflags=1)
-        with loaded(image, memory=4 * GIB, initrds=[data]):
-            pass
+    with (
+        pytest.raises(InputError, match="make it smaller"),
+        loaded(image, memory=4 * GIB, initrds=[data], entry="protected"),
+    ):
+        pass
+    image = bzimage(PACKED, initrd_addr_max=4 * MIB - 1, xloadflags=1)
+    with pytest.raises(InputError, match="make it smaller"), loaded(image, memory=4 * GIB, initrds=[data]):
+        pass
 
 
 def test_an_initrd_larger_than_memory_is_told_how_much_would_do():

@@ -93,6 +93,11 @@ def test_an_image_closes_its_file():
     assert set(os.listdir("/proc/self/fd")) == before
 
 
+def test_reading_beyond_an_image_is_an_error_that_says_so():
+    with pytest.raises(InputError, match=r"^kernel: is truncated: bytes up to 12 are needed"):
+        Image.of(b"0123456789", "kernel").read_into(8, memoryview(bytearray(4)))
+
+
 def test_nothing_that_is_placed_overlaps():
     with loaded(WHOLE, initrds=[bytes(MIB)], rsdp=0xE0000, cmdline="quiet") as (_, entry):
         assert len(entry.placed) >= 8

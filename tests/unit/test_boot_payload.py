@@ -85,6 +85,12 @@ def test_an_lz4_block_longer_than_the_payload_is_damage_and_no_read_behind_it():
         payload.unpack(with_size(frame, 100), where="kernel")
 
 
+def test_an_lz4_block_that_makes_no_sense_is_told_by_its_place():
+    frame = struct.pack("<II", 0x184C2102, 8) + b"\xff" * 8
+    with pytest.raises(InputError, match="the block at 0x4 doesn't unpack"):
+        payload.unpack(with_size(frame, 100), where="kernel")
+
+
 def test_an_xz_file_that_asks_for_gigabytes_of_dictionary_is_refused():
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 256 << 20, "mode": lzma.MODE_FAST, "mf": lzma.MF_HC3}]
     data = b"x" * 1000
