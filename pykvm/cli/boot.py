@@ -6,7 +6,7 @@ import os
 import sys
 
 from pykvm.cli.options import Parser, configuration, duration_ns, machine_options
-from pykvm.errors import HostError, PykvmError
+from pykvm.errors import HostError
 from pykvm.machine import report, verdict
 
 TYPE_CHECKING = False
@@ -77,7 +77,11 @@ class Boot:
 
     def report(self, cause: Cause) -> dict[str, Any]:
         """What is told of this boot."""
+        from pykvm.x86.cpuid import difference
+
         entry = self._plan.entry if self._plan else None
+        if self._machine is not None:
+            self._facts["cpuid_put_back"] = difference(self._machine.cpuid_asked, self._machine.cpuid_seen)
         return report.report(
             cause,
             machine=self._machine,
@@ -115,4 +119,4 @@ def _cause_of(error: BaseException) -> Cause:
         return verdict.signal(2, "SIGINT")
     if isinstance(error, MemoryError):
         return verdict.fault(HostError("the host has no memory left"))
-    return verdict.fault(error if isinstance(error, PykvmError) else error)
+    return verdict.fault(error)

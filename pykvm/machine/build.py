@@ -21,7 +21,7 @@ from pykvm.devices.rtc import Rtc
 from pykvm.devices.serial import Serial
 from pykvm.errors import InternalError
 from pykvm.host.cpuid import guest_cpuid
-from pykvm.kvm.system import Kvm, cpuid_table
+from pykvm.kvm.system import Kvm, cpuid_entries, cpuid_table
 from pykvm.machine import verdict
 from pykvm.machine.interrupts import (
     COM_PORTS,
@@ -144,6 +144,9 @@ def _build(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         vcpu = vm.create_vcpu(index)
         cpu = KvmCpu(vcpu, ports, mmio, memory, machine.lock)
         machine.add_cpu(cpu)
-        vcpu.set_cpuid(cpuid_table(cpuid.for_vcpu(entries, index, config.cpus.count)))
+        asked = cpuid.for_vcpu(entries, index, config.cpus.count)
+        vcpu.set_cpuid(cpuid_table(asked))
+        if index == 0:
+            machine.cpuid_asked, machine.cpuid_seen = asked, cpuid_entries(vcpu, "KVM_GET_CPUID2")
         if index == 0:
             cpu.load(plan.entry.state)

@@ -70,6 +70,9 @@ class Machine:
         self.cpus: list[VcpuThread] = []
         self.devices: dict[str, Device] = {}
         self.consoles: dict[str, Console] = {}
+        self.cpuid_asked: list[dict[str, int]] = []
+        self.cpuid_seen: list[dict[str, int]] = []
+        """What KVM was asked to show as CPUID, and what the guest sees: KVM may put back what was off."""
         self.first_run_ns: int | None = None
         """``time.monotonic_ns`` of the first entry into the guest."""
         self.on_panic: Callable[[], None] = lambda: None
