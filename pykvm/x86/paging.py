@@ -8,7 +8,6 @@ keys of user pages. Memory is whatever has ``u32``, ``u64``, ``put_u32``, ``put_
 from __future__ import annotations
 
 from pykvm.errors import PykvmError
-from pykvm.frozen import frozen
 from pykvm.x86.registers import (
     CR0_PG,
     CR0_WP,
@@ -68,24 +67,27 @@ _ERROR_WORDS = (
 )
 
 # By paging mode, from the root down: the table's name, the lowest address bit that it translates and how
-# many bits it takes. A large page is a leaf at a level that translates bits 30, 22 or 21 upward.
+# many bits it takes.
 _TWO_LEVEL = (("PDE", 22, 10), ("PTE", 12, 10))
 _PAE = (("PDPTE", 30, 2), ("PDE", 21, 9), ("PTE", 12, 9))
 _FOUR_LEVEL = (("PML4E", 39, 9), ("PDPTE", 30, 9), ("PDE", 21, 9), ("PTE", 12, 9))
 _FIVE_LEVEL = (("PML5E", 48, 9), *_FOUR_LEVEL)
 
+_FRAME = 0xF_FFFF_FFFF_F000
 
-@frozen
+
 class Entry:
     """One table entry that a walk read: its name, where it is, its width in bytes, and its value."""
 
-    name: str
-    gpa: int
-    size: int
-    value: int
+    __slots__ = ("gpa", "name", "size", "value")
+
+    def __init__(self, name: str, gpa: int, size: int, value: int) -> None:
+        self.name = name
+        self.gpa = gpa
+        self.size = size
+        self.value = value
 
 
-@frozen
 class Walk:
     """What a walk found. ``fault`` is None, or the error code of the page fault; then ``gpa`` says nothing.
 
@@ -93,14 +95,29 @@ class Walk:
     grant together, ``executable`` whether no entry has XD; ``entries`` are those read, from the root down.
     """
 
-    gva: int
-    gpa: int
-    fault: int | None = None
-    page: int = 0
-    writable: bool = True
-    user: bool = True
-    executable: bool = True
-    entries: tuple[Entry, ...] = ()
+    __slots__ = ("entries", "executable", "fault", "gpa", "gva", "page", "user", "writable")
+
+    def __init__(self, gva: int, gpa: int) -> None:
+        self.gva = gva
+        self.gpa = gpa
+        self.fault: int | None = None
+        self.page = 0
+        self.writable = self.user = self.executable = True
+        self.entries: list[Entry] = []
+
+
+class _Level:
+    """What entries of one level look like in a paging mode and with a CPU's features."""
+
+    __slots__ = ("has_rights", "large", "mask", "name", "reserved", "reserved_large", "shift")
+
+    def __init__(self, name: str, shift: int, bits: int) -> None:
+        self.name = name
+        self.shift = shift
+        self.mask = (1 << bits) - 1
+        self.large = shift == 12  # whether every entry is a leaf, or one with PTE_PS
+        self.has_rights = True
+        self.reserved = self.reserved_large = 0
 
 
 def canonical(gva: int, cr4: int) -> bool:
@@ -118,17 +135,18 @@ def fault_text(error: int) -> str:
 def mode_text(sregs: dict[str, Any]) -> str:
     """The paging mode by the manual's name."""
     names = {0: "no paging", 2: "32-bit paging", 3: "PAE paging", 4: "4-level paging", 5: "5-level paging"}
-    return names[len(_levels(sregs))]
+    return names[_mode(sregs)]
 
 
-def _levels(sregs: dict[str, Any]) -> tuple[tuple[str, int, int], ...]:
+def _mode(sregs: dict[str, Any]) -> int:
+    """How many levels there are."""
     if not sregs["cr0"] & CR0_PG:
-        return ()
+        return 0
     if not sregs["cr4"] & CR4_PAE:
-        return _TWO_LEVEL
+        return 2
     if not sregs["efer"] & EFER_LMA:
-        return _PAE
-    return _FIVE_LEVEL if sregs["cr4"] & CR4_LA57 else _FOUR_LEVEL
+        return 3
+    return 5 if sregs["cr4"] & CR4_LA57 else 4
 
 
 def walk(
@@ -141,78 +159,65 @@ def walk(
     ac: bool = False,
     pkru: int = 0,
     physical_bits: int = 52,
+    gigabyte_pages: bool = True,
     mark: bool = False,
 ) -> Walk:
     """Translate ``gva`` under ``sregs`` (cr0, cr3, cr4, efer) for ``access`` (READ, WRITE or FETCH).
 
     ``user``: a user-mode access (from CPL 3, and not to a descriptor table or TSS). ``ac``: an explicit
     supervisor access with RFLAGS.AC set, which SMAP lets pass. ``physical_bits``: MAXPHYADDR, above which
-    address bits are reserved. ``mark``: set the accessed and dirty bits as the CPU does.
+    address bits are reserved. ``gigabyte_pages``: whether the CPU has them. ``mark``: set the accessed and
+    dirty bits as the CPU does.
     Whether the address is canonical is the caller's to check: that is #GP or #SS, not a page fault.
     """
-    levels = _levels(sregs)
-    if not levels:
-        return Walk(gva=gva, gpa=gva & 0xFFFFFFFF)
+    mode = _mode(sregs)
+    if not mode:
+        return Walk(gva, gva & 0xFFFFFFFF)
     cr4 = sregs["cr4"]
-    nxe = bool(sregs["efer"] & EFER_NXE) and levels is not _TWO_LEVEL
+    nxe = mode > 2 and bool(sregs["efer"] & EFER_NXE)
+    levels = _levels(mode, nxe, bool(cr4 & CR4_PSE), physical_bits, gigabyte_pages)
+    if mode < 4:
+        gva &= 0xFFFFFFFF
+    size = 4 if mode == 2 else 8
+    found = Walk(gva, 0)
     error = (PF_W if access == WRITE else 0) | (PF_U if user else 0)
     if access == FETCH and (nxe or cr4 & CR4_SMEP):
         error |= PF_I
-    if levels is _FOUR_LEVEL or levels is _FIVE_LEVEL:
-        table = sregs["cr3"] & 0xF_FFFF_FFFF_F000
-    else:
-        gva &= 0xFFFFFFFF
-        table = sregs["cr3"] & (0xFFFFFFE0 if levels is _PAE else 0xFFFFF000)
 
-    size = 4 if levels is _TWO_LEVEL else 8
-    entries: list[Entry] = []
-    writable = may_user = executable = True
-    value = shift = 0
-
-    def result(fault: int | None, gpa: int = 0) -> Walk:
-        return Walk(
-            gva=gva,
-            gpa=gpa,
-            fault=fault,
-            page=1 << shift,
-            writable=writable,
-            user=may_user,
-            executable=executable,
-            entries=tuple(entries),
-        )
-
-    for name, shift, bits in levels:
-        gpa = table + (gva >> shift & (1 << bits) - 1) * size
+    value = sregs["cr3"] & (0xFFFFFFE0 if mode == 3 else _FRAME)  # of PAE the PDPT is 32 bytes
+    for level in levels:
+        gpa = (value & _FRAME if found.entries else value) + (gva >> level.shift & level.mask) * size
         value = _read_entry(memory, gpa, size)
-        entries.append(Entry(name=name, gpa=gpa, size=size, value=value))
+        found.entries.append(Entry(level.name, gpa, size, value))
+        found.page = 1 << level.shift
         if not value & PTE_P:
-            return result(error)
-        leaf = shift == 12 or bool(value & PTE_PS and _may_be_large(levels, shift, cr4))
-        if value & _reserved(levels, shift, leaf, physical_bits, nxe):
-            return result(error | PF_P | PF_RSVD)
-        if not (levels is _PAE and shift == 30):
-            writable = writable and bool(value & PTE_RW)
-            may_user = may_user and bool(value & PTE_US)
-            executable = executable and not (nxe and value & PTE_XD)
+            found.fault = error
+            return found
+        leaf = level.large and (value & PTE_PS or level.shift == 12)
+        if value & (level.reserved_large if leaf else level.reserved):
+            found.fault = error | PF_P | PF_RSVD
+            return found
+        if level.has_rights:
+            found.writable = found.writable and bool(value & PTE_RW)
+            found.user = found.user and bool(value & PTE_US)
+            found.executable = found.executable and not (nxe and value & PTE_XD)
         if leaf:
             break
-        table = value & (0xFFFFF000 if size == 4 else 0xF_FFFF_FFFF_F000)
 
-    denied = _denied(sregs, access, user, ac, writable, may_user, executable)
-    if denied:
-        return result(error | PF_P)
-    if may_user and access != FETCH and cr4 & CR4_PKE and len(levels) > 3:
-        rights = pkru >> 2 * (value >> 59 & 15)
-        if rights & 1 or (rights & 2 and access == WRITE and (user or sregs["cr0"] & CR0_WP)):
-            return result(error | PF_P | PF_PK)
-    if mark:
-        _mark(memory, entries, levels, access)
-    page = 1 << shift
-    if size == 4 and shift == 22:
-        frame = value & 0xFFC00000 | (value >> 13 & 0xFF) << 32  # PSE-36
+    if _denied(sregs, access, user, ac, found):
+        found.fault = error | PF_P
+    elif (
+        mode > 3 and cr4 & CR4_PKE and _key_denies(sregs, access, user, found, pkru >> 2 * (value >> 59 & 15))
+    ):
+        found.fault = error | PF_P | PF_PK
     else:
-        frame = value & 0xF_FFFF_FFFF_F000 & ~(page - 1)
-    return result(None, frame | gva & page - 1)
+        if mark:
+            _mark(memory, found.entries, access, mode)
+        frame = value & _FRAME & -found.page
+        if mode == 2 and found.page > 0x1000:
+            frame |= (value >> 13 & 0xFF) << 32  # PSE-36
+        found.gpa = frame | gva & found.page - 1
+    return found
 
 
 def _read_entry(memory: Memory, gpa: int, size: int) -> int:
@@ -222,67 +227,74 @@ def _read_entry(memory: Memory, gpa: int, size: int) -> int:
         return (1 << 8 * size) - 1  # a PC reads all ones where nothing is
 
 
-def _may_be_large(levels: tuple[tuple[str, int, int], ...], shift: int, cr4: int) -> bool:
-    """Whether PTE_PS makes an entry that translates bits from ``shift`` up map a large page."""
-    if shift == 22:
-        return bool(cr4 & CR4_PSE)
-    return shift == 21 or (shift == 30 and levels is not _PAE)
+_known: dict[tuple[int, bool, bool, int, bool], tuple[_Level, ...]] = {}
 
 
-def _reserved(
-    levels: tuple[tuple[str, int, int], ...], shift: int, leaf: bool, physical_bits: int, nxe: bool
-) -> int:
-    """The bits that must be 0 in a present entry (SDM vol. 3 tables 4-4 to 4-20)."""
-    if levels is _TWO_LEVEL:
-        if shift == 12 or not leaf:
-            return 0
-        # PSE-36: bits 13 and up hold address bits 32 and up, those the CPU has; bit 21 none.
-        have = min(max(physical_bits - 32, 0), 8)
-        return 0x3FE000 & ~((1 << have) - 1 << 13)
-    address = (1 << 52) - (1 << physical_bits)
-    if levels is _PAE:
-        if shift == 30:
-            return 0xFFF0_0000_0000_01E6 | address
-        mask = 0x7FF0_0000_0000_0000 | address
-    else:
-        mask = address
-        if shift >= 39:
-            mask |= PTE_PS
+def _levels(mode: int, nxe: bool, pse: bool, physical_bits: int, gigabyte_pages: bool) -> tuple[_Level, ...]:
+    """The levels of a mode and the bits that must be 0 in present entries (SDM vol. 3 tables 4-4 to 4-20)."""
+    key = (mode, nxe, pse, physical_bits, gigabyte_pages)
+    if key not in _known:
+        tables = {2: _TWO_LEVEL, 3: _PAE, 4: _FOUR_LEVEL, 5: _FIVE_LEVEL}[mode]
+        levels = tuple(_Level(*row) for row in tables)
+        if mode == 2:
+            _describe_two_level(levels[0], pse, physical_bits)
+        else:
+            for level in levels:
+                _describe(level, mode, nxe, physical_bits, gigabyte_pages)
+        _known[key] = levels
+    return _known[key]
+
+
+def _describe_two_level(directory: _Level, pse: bool, physical_bits: int) -> None:
+    """PSE-36: in a large page's entry bits 13 and up hold address bits 32 and up, as many as the CPU has."""
+    directory.large = pse
+    have = min(max(physical_bits - 32, 0), 8)
+    directory.reserved_large = 0x3FE000 & ~((1 << have) - 1 << 13)
+
+
+def _describe(level: _Level, mode: int, nxe: bool, physical_bits: int, gigabyte_pages: bool) -> None:
+    reserved = (1 << 52) - (1 << physical_bits)
+    if mode == 3:
+        reserved |= 0x7FF0_0000_0000_0000
     if not nxe:
-        mask |= PTE_XD
-    if leaf and shift > 12:
-        mask |= (1 << shift) - (1 << 13)
-    return mask
+        reserved |= PTE_XD
+    if level.shift == 21:
+        level.large = True
+    elif level.shift == 30 and mode > 3:
+        level.large = gigabyte_pages
+    if level.shift == 30 and mode == 3:
+        level.has_rights = False
+        reserved |= PTE_XD | 0x1E6
+    elif level.shift > 12 and not level.large:
+        reserved |= PTE_PS
+    level.reserved = reserved
+    level.reserved_large = reserved | ((1 << level.shift) - (1 << 13) if level.shift > 12 else 0)
 
 
-def _denied(
-    sregs: dict[str, Any],
-    access: int,
-    user: bool,
-    ac: bool,
-    writable: bool,
-    may_user: bool,
-    executable: bool,
-) -> bool:
+def _denied(sregs: dict[str, Any], access: int, user: bool, ac: bool, found: Walk) -> bool:
     """Whether the rights that the entries grant together refuse the access (SDM vol. 3 §4.6.1)."""
-    if user and not may_user:
+    if user and not found.user:
         return True
     if access == FETCH:
-        return not executable or (not user and may_user and bool(sregs["cr4"] & CR4_SMEP))
-    if not user and may_user and sregs["cr4"] & CR4_SMAP and not ac:
+        return not found.executable or (not user and found.user and bool(sregs["cr4"] & CR4_SMEP))
+    if not user and found.user and sregs["cr4"] & CR4_SMAP and not ac:
         return True
-    return access == WRITE and not writable and (user or bool(sregs["cr0"] & CR0_WP))
+    return access == WRITE and not found.writable and (user or bool(sregs["cr0"] & CR0_WP))
 
 
-def _mark(
-    memory: Memory, entries: list[Entry], levels: tuple[tuple[str, int, int], ...], access: int
-) -> None:
-    for entry in entries:
-        bits = PTE_A
-        if entry is entries[-1] and access == WRITE:
-            bits |= PTE_D
-        if levels is _PAE and entry.name == "PDPTE":
-            continue  # PDPTEs of PAE paging have neither
+def _key_denies(sregs: dict[str, Any], access: int, user: bool, found: Walk, rights: int) -> bool:
+    """Whether the page's protection key refuses it: bit 0 of ``rights`` any data, bit 1 writes (§4.6.2)."""
+    if not found.user or access == FETCH:
+        return False
+    return bool(rights & 1) or (
+        bool(rights & 2) and access == WRITE and (user or bool(sregs["cr0"] & CR0_WP))
+    )
+
+
+def _mark(memory: Memory, entries: list[Entry], access: int, mode: int) -> None:
+    """Set accessed and dirty; the PDPTEs of PAE paging have neither."""
+    for entry in entries[1 if mode == 3 else 0 :]:
+        bits = PTE_A | PTE_D if access == WRITE and entry is entries[-1] else PTE_A
         if entry.value & bits != bits:
             put = memory.put_u32 if entry.size == 4 else memory.put_u64
             put(entry.gpa, entry.value | bits)

@@ -122,6 +122,14 @@ def test_real_and_v86_mode_have_none_of_them(code: str):
     assert machine.fault(code) == (UD, None)
 
 
+def test_the_first_entry_of_the_gdt_is_never_used():
+    for selector in (0, 3):
+        machine = with_selector("protected", selector)
+        machine.memory.put_u64(GDT, 0x00CF_F300_0000_FFFF)
+        machine.run(LAR)
+        assert not machine.flag(RFLAGS_ZF)
+
+
 def test_selectors_in_the_ldt():
     machine = with_selector("protected", 0x14)
     machine.sregs["ldt"] |= {"base": 0x9000, "limit": 0x17, "unusable": 0, "present": 1}
@@ -146,6 +154,13 @@ def test_ltr_in_ia32e_mode_takes_a_64_bit_base():
     machine.memory.put_u64(GDT + FREE_TASK + 8, 0xFFFF_8000)
     machine.run(LTR)
     assert machine.sregs["tr"]["base"] == 0xFFFF_8000_0000_4800
+
+
+def test_a_16_byte_descriptor_may_be_the_last_of_the_gdt():
+    machine = with_selector("long", LIMIT - 15)
+    machine.memory.put_u64(GDT + LIMIT - 15, 0x0000_8900_4800_0067)
+    machine.run(LTR)
+    assert machine.sregs["tr"]["base"] == 0x4800
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_the_xsave_area_is_asked_for_only_when_it_is_needed():
 
 def test_an_instruction_that_cpuid_does_not_offer_is_ud():
     machine = Machine("long")
-    machine.cpu.features = frozenset(("sse2",))
+    machine.cpu.features = frozenset(("sse2", "pdpe1gb"))
     assert machine.fault(POPCNT) == (UD, None)
     assert machine.fault(CMPXCHG16B) == (UD, None)
 

@@ -189,6 +189,24 @@ def test_the_same_failure_of_an_external_interrupt_has_ext_set():
         assert external(machine, 0x30).error == error
 
 
+def test_an_external_interrupt_whose_stack_fails_has_ext_set():
+    machine = Machine("long", cpl=3)
+    machine.gate(0x30, HANDLER)
+    machine.sregs["tr"] |= {"limit": 10}
+    assert external(machine, 0x30).error == TASK | 1
+    machine = Machine("protected", cpl=3)
+    machine.gate(0x30, HANDLER)
+    for selector, error in ((0, 1), (KERNEL_DATA | 3, KERNEL_DATA | 1), (ABSENT_DATA, ABSENT_DATA | 1)):
+        machine.memory.put_u16(TSS + 8, selector)
+        assert external(machine, 0x30).error == error
+    machine.sregs["tr"] |= {"limit": 8}
+    assert external(machine, 0x30).error == TASK | 1
+    machine = Machine("protected")
+    machine.gate(0x30, HANDLER)
+    machine.sregs["ss"] |= {"limit": STACK - 8}
+    assert external(machine, 0x30).error == 1
+
+
 def test_an_external_interrupt_does_not_ask_for_the_gates_dpl():
     machine = Machine("protected", cpl=3)
     machine.gate(0x30, HANDLER)

@@ -199,6 +199,13 @@ def test_bad_code_selectors(selector: int, fault: tuple[int, int]):
     assert machine.fault(IRET) == fault
 
 
+def test_an_absent_code_segment_is_np_with_its_selector_without_rpl():
+    machine = Machine("protected")
+    machine.memory.put_u64(GDT + ABSENT_CODE, 0x00CF_7B00_0000_FFFF)
+    machine.push(USER_DATA | 3, USER_STACK, 2, ABSENT_CODE | 3, PLACE, width=4)
+    assert machine.fault(IRET) == (NP, ABSENT_CODE)
+
+
 def test_a_return_to_an_inner_ring_is_gp():
     machine = Machine("protected", cpl=3)
     machine.push(2, KERNEL_CODE, PLACE, width=4)

@@ -169,6 +169,13 @@ def test_reserved_bits_of_4_level_entries(level: int, bits: int, physical_bits: 
     assert walk(memory, sregs(efer=efer), 0, physical_bits=physical_bits).fault == PF_P | PF_RSVD
 
 
+def test_without_gigabyte_pages_their_bit_is_reserved():
+    memory = SparseMemory()
+    four_level(memory, 0, P, P | PS)
+    assert walk(memory, sregs(), 0).fault is None
+    assert walk(memory, sregs(), 0, gigabyte_pages=False).fault == PF_P | PF_RSVD
+
+
 @pytest.mark.parametrize("bits", [2, 4, 1 << 5, 1 << 8, 1 << 63, 1 << 52])
 def test_reserved_bits_of_a_pae_pdpte(bits: int):
     memory = SparseMemory()

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pykvm.x86 import msr, registers
+from pykvm.x86 import exceptions, msr, registers
 from pykvm.x86.segments import (
     decode_gate,
     decode_segment,
@@ -86,6 +86,7 @@ def test_any_descriptor_survives_decoding_and_encoding():
 def test_a_system_descriptor_of_ia32e_mode_carries_a_64_bit_base():
     segment = decode_segment(0x40, 0x0000_8900_0000_0067) | {"base": 0xFFFF_FE00_1234_5000}
     raw = encode_system_segment(segment)
+    assert len(raw) == 16
     low, high = (int.from_bytes(raw[at : at + 8], "little") for at in (0, 8))
     assert decode_segment(0x40, low, high) == segment
     assert type_text(segment) == "TSS (available)"
@@ -98,6 +99,43 @@ def test_gates_keep_offset_selector_and_ist():
     low, high = (int.from_bytes(raw[at : at + 8], "little") for at in (0, 8))
     assert low == 0x4567_EE02_0010_89AB
     assert decode_gate(low, high) == gate | {"params": 2}
+
+
+@pytest.mark.parametrize(
+    ("vector", "text"),
+    [
+        (0, "#DE divide error"),
+        (1, "#DB debug exception"),
+        (3, "#BP breakpoint"),
+        (4, "#OF overflow"),
+        (5, "#BR BOUND range exceeded"),
+        (6, "#UD invalid opcode"),
+        (7, "#NM no math coprocessor"),
+        (8, "#DF double fault"),
+        (10, "#TS invalid TSS"),
+        (11, "#NP segment not present"),
+        (12, "#SS stack segment fault"),
+        (13, "#GP general protection"),
+        (14, "#PF page fault"),
+        (16, "#MF x87 floating-point error"),
+        (17, "#AC alignment check"),
+        (18, "#MC machine check"),
+        (19, "#XM SIMD floating-point error"),
+        (21, "#CP control protection"),
+        (0x80, "interrupt 0x80"),
+    ],
+)
+def test_vectors_have_names(vector: int, text: str):
+    assert exceptions.name(vector) == text
+
+
+def test_which_exceptions_push_an_error_code():
+    assert sorted(exceptions.WITH_ERROR_CODE) == [8, 10, 11, 12, 13, 14, 17, 21]
+
+
+def test_a_fault_is_told_with_error_code_and_address():
+    assert str(exceptions.Fault(14, 2, 0xB8000)) == "#PF page fault, error code 0x2, at 0xb8000"
+    assert str(exceptions.Fault(6)) == "#UD invalid opcode"
 
 
 def test_a_real_mode_segment_starts_at_16_times_its_selector():

@@ -116,9 +116,9 @@ def with_components(*numbers: int) -> Machine:
     return machine
 
 
-@pytest.mark.parametrize("value", [1, 3, 7, 0x1F, 0xE7, 0x201, 0x6_0007])
+@pytest.mark.parametrize("value", [1, 3, 7, 0x1F, 0xE7, 0x201, 0x6_0007, 0x2_0000_0001])
 def test_xsetbv_takes_valid_combinations(value: int):
-    machine = with_components(2, 3, 4, 5, 6, 7, 9, 17, 18)
+    machine = with_components(2, 3, 4, 5, 6, 7, 9, 17, 18, 33)
     set_edx_eax(machine, value)
     machine.run(XSETBV)
     assert machine.cpu.xcr0 == value

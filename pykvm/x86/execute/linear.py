@@ -141,6 +141,7 @@ class Linear:
                 ac=ac,
                 pkru=pkru,
                 physical_bits=cpu.physical_bits,
+                gigabyte_pages=cpu.has("pdpe1gb"),
                 mark=mark,
             )
             if found.fault is not None:
