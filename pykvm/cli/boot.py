@@ -93,6 +93,8 @@ class Boot:
     def explain(self, cause: Cause) -> None:
         """Say on standard error how it ended, with what the guest printed last, and what to try."""
         lines = []
+        if self._machine and not all(c.tap.at_line_start for c in self._machine.consoles.values()):
+            lines.append("")  # the guest's last line had no end
         for name, console in self._machine.consoles.items() if self._machine else ():
             tail = console.tap.tail(12).strip("\n")
             # What went to the terminal is there already.

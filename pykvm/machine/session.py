@@ -55,7 +55,7 @@ class Session:
         for console in machine.consoles.values():
             if linux:
                 console.tap.listeners.append(Watch(PANIC, self._on_panic, whole_line=True))
-                console.tap.listeners.append(Watch(PANIC_END, self._on_panic_end))
+                console.tap.listeners.append(Watch(PANIC_END, self._on_panic_end, whole_line=True))
             if self._expect is not None:
                 text = self._expect.output.encode()
                 console.tap.listeners.append(Watch(text, self._on_expected))

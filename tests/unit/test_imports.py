@@ -59,7 +59,8 @@ SLOW = {
 
 # Files that are themselves imported late, and so may import at their start what they like.
 LATE = {
-    *("pykvm/boot/apt.py", "pykvm/cli/boot.py", "pykvm/cli/guests.py", "pykvm/cli/options.py"),
+    *("pykvm/boot/apt.py", "pykvm/cli/boot.py", "pykvm/cli/check.py", "pykvm/cli/guests.py"),
+    *("pykvm/cli/info.py", "pykvm/cli/options.py", "pykvm/cli/schema.py"),
     *("pykvm/guests/initramfs.py", "pykvm/guests/linux.py", "pykvm/guests/table.py", "pykvm/guests/tools.py"),
 }
 
