@@ -106,7 +106,7 @@ class Finisher:
         if "xcr0" in cpu.changed:
             vcpu.set_xcr0(cpu.xcr0)
         if "xsave" in cpu.changed:
-            vcpu.set_xsave(bytes(cpu.area.data))
+            vcpu.set_xsave(cpu.area.image())
         shadow = int(cpu.interrupt_shadow)
         if events["interrupt"]["shadow"] != shadow or events["nmi"]["masked"] != cpu.nmi_masked:
             events["interrupt"]["shadow"] = shadow

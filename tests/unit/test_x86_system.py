@@ -279,6 +279,21 @@ def test_rdtscp_and_rdpid():
     assert machine.regs["rbx"] == 0x3004
 
 
+def test_an_msr_that_kvm_does_not_have_reads_as_zero():
+    machine = Machine("long")
+    machine.regs["rax"] = 5
+    for code in (RDPRU, RDTSCP, "f3 0f c7 fb", SWAPGS):
+        assert machine.run(code).fault is None
+    assert edx_eax(machine) == 0
+
+
+def test_ring_0_reads_the_counters_in_spite_of_tsd():
+    machine = Machine("long")
+    machine.sregs["cr4"] |= CR4_TSD
+    assert machine.run(RDTSCP).fault is None
+    assert machine.run(RDPRU).fault is None
+
+
 def test_tsd_keeps_the_counters_from_ring_3():
     machine = Machine("long", cpl=3)
     machine.cpu.msrs.update({IA32_TSC: 1, IA32_TSC_AUX: 0})

@@ -77,6 +77,10 @@ class Cpu:
         """Whether CPUID offers ``feature``."""
         return self.features is None or feature in self.features
 
+    def msr(self, number: int) -> int:
+        """An MSR; 0 for one that ``msrs`` doesn't have, as KVM has none of some that CPUID tells of."""
+        return self.msrs.get(number, 0)
+
     # Modes
 
     @property

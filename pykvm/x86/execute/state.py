@@ -131,7 +131,7 @@ def _need_xsave(step: Step) -> int:
 
 def _need_no_xss(step: Step) -> None:
     step.need_cpl0()
-    if step.cpu.msrs.get(IA32_XSS, 0):
+    if step.cpu.msr(IA32_XSS):
         raise Unsupported
 
 

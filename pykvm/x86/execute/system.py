@@ -130,7 +130,7 @@ def swapgs(step: Step) -> None:
         raise Fault(UD)
     step.need_cpl0()
     gs = cpu.sregs["gs"]
-    kernel_base = cpu.msrs[IA32_KERNEL_GS_BASE]
+    kernel_base = cpu.msr(IA32_KERNEL_GS_BASE)
     cpu.msrs[IA32_KERNEL_GS_BASE] = gs["base"]
     cpu.set_segment("gs", gs | {"base": kernel_base})
 
@@ -190,15 +190,15 @@ def rdrand(step: Step) -> None:
 
 
 def rdpid(step: Step) -> None:
-    step.store(step.cpu.msrs[IA32_TSC_AUX], 8 if step.cpu.bits == 64 else 4)
+    step.store(step.cpu.msr(IA32_TSC_AUX), 8 if step.cpu.bits == 64 else 4)
 
 
 def rdtscp(step: Step) -> None:
     cpu = step.cpu
     if cpu.cpl != 0 and cpu.sregs["cr4"] & CR4_TSD:
         raise Fault(GP, 0)
-    _set_edx_eax(step, cpu.msrs[IA32_TSC])
-    cpu.set_reg(RCX, 4, cpu.msrs[IA32_TSC_AUX])
+    _set_edx_eax(step, cpu.msr(IA32_TSC))
+    cpu.set_reg(RCX, 4, cpu.msr(IA32_TSC_AUX))
 
 
 def rdpru(step: Step) -> None:
@@ -206,7 +206,7 @@ def rdpru(step: Step) -> None:
     if cpu.cpl != 0 and cpu.sregs["cr4"] & CR4_TSD:
         raise Fault(UD)
     which = {0: IA32_MPERF, 1: IA32_APERF}.get(cpu.reg(RCX, 4))
-    _set_edx_eax(step, 0 if which is None else cpu.msrs[which])
+    _set_edx_eax(step, 0 if which is None else cpu.msr(which))
 
 
 def clzero(step: Step) -> None:
