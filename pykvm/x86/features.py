@@ -145,7 +145,7 @@ _PC_FEATURES = (
     "x2apic tsc_deadline_timer arat kvmclock kvm_nopiodelay kvmclock2 kvm_pv_eoi kvmclock_stable_bit"
 )
 OPTIONAL = frozenset(("x2apic", "tsc_deadline_timer", "arat", "vme", "sep")) | frozenset(
-    _WORDS[0x4000_0001, 0, "eax"].split()
+    name for name, place in BITS.items() if place[0] == 0x4000_0001
 )
 """Features of the levels that depend on how KVM is set up; a host without one is no error."""
 

@@ -6,7 +6,18 @@ import pytest
 
 from pykvm.errors import HostError, InputError
 from pykvm.x86 import cpuid
-from pykvm.x86.features import BITS, LEVELS
+from pykvm.x86.execute import (
+    bits,
+    descriptors,
+    integers,
+    interrupts,
+    iret,
+    state,
+    system,
+    vector_moves,
+    vectors,
+)
+from pykvm.x86.features import ALIASES, BITS, LEVELS, NEEDS, OPTIONAL, RUNTIME
 
 
 def leaf(function: int, index: int = 0, flags: int = 0, **registers: int) -> dict[str, int]:
@@ -99,6 +110,14 @@ V3 = LEVELS["x86-64-v3"]
 )
 def test_a_feature_name_stands_for_its_bit(name: str, place: tuple[int, int, str, int]):
     assert BITS[name] == place
+
+
+def test_every_feature_that_is_named_has_a_bit():
+    named = {*NEEDS, *OPTIONAL, *RUNTIME, *ALIASES.values(), *LEVELS["x86-64-v3"]}
+    named |= {need for needs in NEEDS.values() for need in needs}
+    topics = (bits, descriptors, integers, interrupts, iret, state, system, vector_moves, vectors)
+    named |= {row[3] for topic in topics for row in topic.INSTRUCTIONS} - {""}
+    assert named - set(BITS) == set()
 
 
 def test_names_are_what_the_entries_have():

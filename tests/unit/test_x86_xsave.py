@@ -105,6 +105,17 @@ def test_outside_of_64_bit_mode_there_are_eight_xmm_registers():
     assert machine.cpu.area.component(SSE) == b"\7" * 128 + b"\2" * 128
 
 
+def test_without_osfxsr_xmm_and_mxcsr_stay_out_of_it():
+    machine = ready()
+    machine.sregs["cr4"] &= ~CR4_OSFXSR
+    fill(machine, X87, SSE)
+    machine.run(FXSAVE)
+    assert machine.memory.read(AREA, 6) == b"\1" * 6
+    assert machine.memory.read(AREA + 160, 256) == b"\xcc" * 256
+    machine.run(FXRSTOR)  # an MXCSR of all 0xCC would be #GP
+    assert machine.cpu.area.component(SSE) == b"\2" * 256
+
+
 @pytest.mark.parametrize("code", [FXSAVE, FXRSTOR])
 def test_fxsave_checks(code: str):
     machine = ready()
