@@ -202,6 +202,13 @@ def test_a_baseline_is_the_same_on_two_hosts_of_a_vendor():
     assert cpuid.names(one) == V2
 
 
+def test_a_baseline_has_no_more_address_bits_than_the_host():
+    assert cpuid.physical_bits(cpuid.for_model(host(*V2), "baseline")) == 40
+    small = host(*V2)
+    cpuid.get(small, 0x80000008)["eax"] = 0x3024
+    assert cpuid.physical_bits(cpuid.for_model(small, "baseline")) == 36
+
+
 def test_a_baseline_tells_its_own_name_as_brand():
     entries = cpuid.for_model(host(*V2), "x86-64-v2")
     brand = b"".join(

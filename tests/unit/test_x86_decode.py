@@ -112,6 +112,12 @@ def test_immediates_by_operand_size():
     assert (found.immediate, found.selector) == (0x1234, 2)
 
 
+def test_near_branches_of_64_bit_code_have_32_bits_whatever_the_prefix():
+    assert one("66 e8 11 22 33 44").immediate == 0x44332211
+    assert one("66 e8 11 22 33 44", 32).immediate == 0x2211
+    assert one("66 0f 84 11 22 33 44").length == 7
+
+
 def test_control_register_moves_ignore_the_mod_field():
     found = one("0f 22 04")
     assert (found.length, found.is_memory) == (3, False)

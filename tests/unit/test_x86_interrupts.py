@@ -78,6 +78,8 @@ def test_real_mode_vector_beyond_the_table_is_gp_without_error_code():
     machine = Machine("real")
     machine.sregs["idt"] = {"base": 0, "limit": 0x30 * 4 + 2}
     assert machine.fault(INT_30) == (GP, None)
+    machine.sregs["idt"] = {"base": 0, "limit": 0x30 * 4 + 3}
+    assert machine.run(INT_30).fault is None
 
 
 def test_real_mode_stack_outside_its_segment_is_ss():
@@ -411,8 +413,9 @@ def test_ia32e_mode_wants_64_bit_gates_and_handlers(change: dict, fault: tuple[i
 def test_a_non_canonical_stack_is_ss():
     machine = Machine("long", cpl=3)
     machine.gate(0x30, HANDLER, dpl=3)
-    machine.memory.put_u64(TSS + 4, 0x8000_0000_0000_0000)
-    assert machine.fault(INT_30) == (SS, 0)
+    for rsp in (0x8000_0000_0000_0000, 0xFFFF_8000_0000_0010):
+        machine.memory.put_u64(TSS + 4, rsp)
+        assert machine.fault(INT_30) == (SS, 0)
 
 
 def test_a_tss_too_short_for_rsp0_is_ts():
