@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tarfile
+from errno import ENOSPC
 from functools import cmp_to_key
 
 from pykvm.boot.versions import compare
@@ -164,10 +165,13 @@ class Apt:
                 output.seek(0)
                 said = output.read().decode(errors="replace")
                 reasons = [line[3:] for line in said.splitlines() if line.startswith("E: ")]
+                full = os.strerror(ENOSPC) in said
                 raise HostError(
                     reasons[0] if reasons else f"it ended with status {process.returncode}",
                     where=f"apt-get {words[0]}",
-                    remedy="is the network up, and are /etc/apt's sources right?",
+                    remedy="make room on the disk"
+                    if full
+                    else "is the network up, and are its sources right?",
                 )
 
     def _run(self, program: str, *words: str) -> subprocess.CompletedProcess[str]:

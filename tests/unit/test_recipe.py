@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from apt_archive import Archive, only_source
 
-from pykvm import guests
+from pykvm import config, guests
 from pykvm.cache import Cache
 from pykvm.errors import HostError, InputError
-from pykvm.guests import initramfs, linux, recipe, table, tools
+from pykvm.guests import initramfs, kernels, linux, recipe, table, tools
 from pykvm.progress import Progress
 
 pytestmark = pytest.mark.skipif(shutil.which("apt-get") is None, reason="needs Debian's apt")
@@ -355,3 +355,39 @@ def test_shipped_guests_are_found_by_name_alone() -> None:
     assert os.path.exists(os.path.join(linux_folder, "kernel", "linux.config"))
     for name in ("", ".", "..", "linux/kernel", "../guests/linux", "linux/", "nothing"):
         assert guests.find(name) is None
+
+
+def test_a_machine_files_recipes_are_found_from_its_own_folder() -> None:
+    folder_of_debian = guests.find("debian")
+    assert folder_of_debian is not None
+    kernel = config.load(os.path.join(folder_of_debian, "machine.yaml")).kernel
+    assert kernel is not None
+    assert kernel.image == "debian:linux-image-6.12-cloud"
+    assert [os.path.normpath(path) for path in kernel.initrd] == [
+        f"recipe:{os.path.normpath(guests.FOLDER)}/linux/initramfs"
+    ]
+
+
+def test_what_a_machine_file_says_becomes_paths(
+    archive: Archive, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYKVM_CACHE", cache.folder)
+    busybox(archive, "1.36-1")
+    image = archive.add("linux-image-9.9.1-cloud-amd64", "9.9.1-1", {"boot/vmlinuz-9.9.1": b"the kernel"})
+    assert image.exists()
+    part = folder(tmp_path, INITRAMFS, init="x")
+    machine = tmp_path / "machine.yaml"
+    machine.write_text(
+        "kernel: {image: 'debian:linux-image-9.9-cloud', initrd: ['recipe:guest/part', plain.cpio]}\n"
+    )
+    given = config.load(str(machine)).kernel
+    assert given is not None
+    made = kernels.resolve(given)
+    assert Path(made.image).read_bytes() == b"the kernel"
+    assert made.initrd == (recipe.built(part, cache), str(tmp_path / "plain.cpio"))
+
+
+def test_a_plain_path_is_left_as_it_is(tmp_path: Path) -> None:
+    given = config.defaults_for(str(tmp_path / "vmlinuz"), []).kernel
+    assert given is not None
+    assert kernels.resolve(given) == given
