@@ -123,6 +123,23 @@ def test_the_xsave_area_is_asked_for_only_when_it_is_needed():
     assert asked == [1]
 
 
+def test_without_rex_byte_registers_4_to_7_are_the_high_bytes():
+    machine = Machine("long")
+    machine.regs |= {"rax": 0x1100, "rcx": 0x2200, "rdx": 0x3300, "rbx": 0x4400}
+    sums = []
+    for modrm in ("f4", "f5", "f6", "f7"):  # crc32 esi, ah, ch, dh, bh
+        machine.regs["rsi"] = 0
+        machine.run("f2 0f 38 f0 " + modrm)
+        sums.append(machine.regs["rsi"])
+    for expected, number in zip(sums, (0x11, 0x22, 0x33, 0x44), strict=True):
+        machine.regs |= {"rsi": 0, "rax": number}
+        machine.run("f2 0f 38 f0 f0")
+        assert machine.regs["rsi"] == expected
+    machine.regs |= {"rsi": 0, "rsp": 0x2_0011}
+    machine.run("f2 40 0f 38 f0 f4")  # with REX: spl
+    assert machine.regs["rsi"] == sums[0]
+
+
 # Features and prefixes
 
 

@@ -92,6 +92,28 @@ def test_a_system_descriptor_of_ia32e_mode_carries_a_64_bit_base():
     assert type_text(segment) == "TSS (available)"
 
 
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (1, "16-bit TSS (available)"),
+        (2, "LDT"),
+        (3, "16-bit TSS (busy)"),
+        (4, "16-bit call gate"),
+        (5, "task gate"),
+        (6, "16-bit interrupt gate"),
+        (7, "16-bit trap gate"),
+        (8, "reserved type 8"),
+        (9, "TSS (available)"),
+        (11, "TSS (busy)"),
+        (12, "call gate"),
+        (14, "interrupt gate"),
+        (15, "trap gate"),
+    ],
+)
+def test_system_descriptors_are_told_by_kind(kind: int, text: str):
+    assert type_text(decode_segment(0x40, 1 << 47 | kind << 40)) == text
+
+
 def test_gates_keep_offset_selector_and_ist():
     gate = {"offset": 0xFFFF_8123_4567_89AB, "selector": 0x10, "type": 14, "present": 1, "dpl": 3}
     gate["ist"] = 2

@@ -161,6 +161,15 @@ def test_xsave_writes_what_mask_and_xcr0_select():
     assert machine.memory.u64(AREA + 512) == 0x203 | 5
 
 
+def test_edx_selects_the_upper_components():
+    machine = ready(xcr0=0x2_0000_0007, mask=0)
+    machine.cpu.components = {2: (576, 256, False), 33: (832, 8, False)}
+    machine.regs["rdx"] = 2
+    machine.run(XSAVE)
+    assert machine.memory.read(AREA + 832, 8) == bytes(8)
+    assert machine.memory.read(AREA + 576, 256) == b"\xcc" * 256
+
+
 def test_xsave_writes_initial_values_and_clears_their_bit():
     machine = ready(mask=4)
     machine.memory.put_u64(AREA + 512, 7)
