@@ -24,25 +24,24 @@ def run(arguments: Sequence[str]) -> int:
     assert config.kernel is not None
     made = plan.make(config, resolve(config.kernel))
     try:
-        print("\n".join(_words(made)))
+        print("\n".join(_words(config.kernel.image, made)))
     finally:
         made.memory.close()
     return 0
 
 
-def _words(made: Plan) -> list[str]:
+def _words(image: str, made: Plan) -> list[str]:
     config, entry = made.config, made.entry
-    kernel = config.kernel
-    assert kernel is not None
+    assert config.kernel is not None
     lines = [
-        f"{config.source}: nothing wrong",
+        f"{config.source or image}: nothing wrong",
         f"machine   {config.name}: {config.cpus.count} CPU ({config.cpus.model}), "
         f"{show_size(config.memory.size)} of memory",
-        f"kernel    {kernel.image}: {entry.format}{f', {entry.version}' if entry.version else ''}",
+        f"kernel    {image}: {entry.format}{f', {entry.version}' if entry.version else ''}",
         f"entry     {entry.mode} mode at {entry.address:#x}",
     ]
-    if kernel.cmdline:
-        lines.append(f"cmdline   {kernel.cmdline}")
+    if config.kernel.cmdline:
+        lines.append(f"cmdline   {config.kernel.cmdline}")
     for device in config.devices:
         if isinstance(device, SerialConfig):
             lines.append(f"device    {device.port}, to {device.to}")

@@ -88,6 +88,7 @@ LSR_FIFO_ERROR = 0x80
 LSR_ERRORS = LSR_OE | LSR_PE | LSR_FE | LSR_BI
 LSR_CLEARED_BY_READ = LSR_ERRORS | LSR_FIFO_ERROR
 
+LISTENING = 4  # LSR is read that often in a row by whoever waits for a key, and not by a probe
 MSR_DELTAS = 0x0F  # DCTS, DDSR, TERI, DDCD
 MSR_TERI = 0x04
 MSR_CTS = 0x10
@@ -108,9 +109,15 @@ class Serial:
 
     ``irq`` is its line, ``out`` takes what the guest sends. ``on_rx_room`` is called when the guest
     has read or cleared the last byte of the receiver or left loopback: ``receive`` takes bytes again.
+
+    A driver clears the receiver when it starts, and what was typed before is gone. ``patient``: nothing
+    is taken until somebody listens: the receiver's interrupt is enabled and let through, or LSR is read
+    over and over, as a guest does that waits for a key without interrupts.
     """
 
-    def __init__(self, irq: Line, out: Sink) -> None:
+    def __init__(self, irq: Line, out: Sink, *, patient: bool = False) -> None:
+        self._patient = patient
+        self._looks = 0  # reads of LSR in a row that had nothing to tell
         self.on_rx_room: Callable[[], None] | None = None
         self._irq = irq
         self._put = out.put
@@ -139,7 +146,10 @@ class Serial:
             lsr = self._lsr
             if lsr & LSR_CLEARED_BY_READ:
                 self._line_status_read()
+            if self._patient and lsr == LSR_THRE | LSR_TEMT:
+                self._look()
             return lsr
+        self._looks = 0
         if offset == IIR:
             return self._identify()
         if offset == RBR:
@@ -159,6 +169,7 @@ class Serial:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """A register; LSR and MSR are the chip's own ("not recommended", §8.4) and stay."""
+        self._looks = 0
         if offset == THR and self._straight and self._put(value):
             if self._ier & IER_ETBEI:
                 self._raise_thr_empty()
@@ -190,7 +201,7 @@ class Serial:
         In loopback the receiver is cut off from the wire (§8.8): nothing is taken, so that no key
         is lost while a driver tries out the chip.
         """
-        if self._mcr & MCR_LOOP:
+        if self._mcr & MCR_LOOP or not self._listening:
             return 0
         taken = data[: max(0, self._depth - len(self._received))]
         for byte in taken:
@@ -198,6 +209,16 @@ class Serial:
         if taken:
             self._update()
         return len(taken)
+
+    @property
+    def _listening(self) -> bool:
+        interrupts = self._ier & IER_ERBFI and self._mcr & MCR_OUT2
+        return not self._patient or bool(interrupts) or self._looks >= LISTENING
+
+    def _look(self) -> None:
+        self._looks += 1
+        if self._looks >= LISTENING and self.on_rx_room is not None:
+            self.on_rx_room()
 
     def break_in(self) -> None:
         """The other end sends a break."""
@@ -321,6 +342,8 @@ class Serial:
             self._load = 0
         self._ier = ier
         self._update()
+        if self._patient and self._listening and self.on_rx_room is not None:
+            self.on_rx_room()
 
     def _control_fifos(self, fcr: int) -> None:
         # §8.5: without bit 0 the others are not programmed; a change of mode clears both FIFOs.
@@ -358,7 +381,8 @@ class Serial:
             deltas &= ~MSR_TERI
         self._msr = lines | self._msr & MSR_DELTAS | deltas
         self._update()
-        if was & ~mcr & MCR_LOOP and self.on_rx_room is not None:
+        heard = was & ~mcr & MCR_LOOP or (self._patient and self._listening)
+        if heard and self.on_rx_room is not None:
             self.on_rx_room()
 
     def _line_status_read(self) -> None:

@@ -128,7 +128,7 @@ def _build(machine: Machine, plan: Plan, kvm: Kvm) -> None:
                     on_hangup=lambda: machine.post(verdict.signal(1, "the terminal's end")),
                 )
             )
-            uart = Serial(lines.line(irq), console.output)
+            uart = Serial(lines.line(irq), console.output, patient=True)
             console.attach(uart)
             machine.consoles[device.port] = console
             part(device.port, uart, port, serial.PORTS)

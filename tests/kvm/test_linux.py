@@ -16,7 +16,7 @@ import pytest
 
 from pykvm.boot.cpio import Archive
 
-pytestmark = pytest.mark.fast_kvm
+pytestmark = [pytest.mark.fast_kvm, pytest.mark.images("linux", "debian")]
 
 COMMAND = [sys.executable, "-m", "pykvm"]
 LONG = 240  # seconds; the lab is slow
@@ -79,22 +79,22 @@ class Terminal:
 
 
 def test_linux_gives_a_shell_in_a_terminal_and_poweroff_ends_it():
-    terminal = Terminal(*COMMAND, "boot", "linux")
-    terminal.expect(r"~ # ")
+    terminal = Terminal(*COMMAND, "boot", "linux", "--append", "quiet")
+    terminal.expect(r"/root # ")
     terminal.type("echo six times seven is $((6*7)); tty\n")
     terminal.expect(r"\r\nsix times seven is 42\r\n/dev/ttyS0\r\n")
-    terminal.expect(r"~ # ")
+    terminal.expect(r"/root # ")
     terminal.type("sleep 1000\n")
     terminal.expect("sleep 1000")
     terminal.type("\x03")  # Ctrl-C goes to the guest, whose shell has job control
-    terminal.expect(r"~ # ")
+    terminal.expect(r"/root # ")
     terminal.type("poweroff\n")
     assert terminal.status() == 0
 
 
 def test_exit_from_the_shell_powers_off_and_piped_input_is_typed():
     done = subprocess.run(
-        [*COMMAND, "boot", "linux"],
+        [*COMMAND, "boot", "linux", "--append", "quiet"],
         input="echo typed: $((2+3))\nexit\n",
         capture_output=True,
         text=True,
@@ -105,7 +105,7 @@ def test_exit_from_the_shell_powers_off_and_piped_input_is_typed():
 
 
 def test_linux_boots_without_a_complaint_about_the_board():
-    done = boot("linux", "--set", "expect.output=~ # ")
+    done = boot("linux", "--set", "expect.output=/root # ")
     assert done.returncode == 0, done.stderr
     log = done.stdout
     assert "ACPI: RSDP" in log
@@ -154,6 +154,7 @@ def test_a_panic_that_reboots_is_no_success(tmp_path):
     assert done.returncode == 125, done.stdout + done.stderr
 
 
+@pytest.mark.images("debian:linux-image-6.1-cloud", "debian:linux-image-6.12")
 @pytest.mark.parametrize("package", ["linux-image-6.1-cloud", "linux-image-6.12"])
 def test_a_machine_file_of_ones_own_with_a_debian_kernel(tmp_path, package):
     guest = Path(__file__).parents[2] / "guests" / "linux"
@@ -163,7 +164,7 @@ def test_a_machine_file_of_ones_own_with_a_debian_kernel(tmp_path, package):
         "memory: 1G\n"
         f"kernel: {{image: 'debian:{package}', initrd: 'recipe:{guest}/initramfs', "
         "cmdline: console=ttyS0 quiet}\n"
-        "expect: {output: '~ # ', within: 200s}\n"
+        "expect: {output: '/root # ', within: 200s}\n"
     )
     done = boot(machine)
     assert done.returncode == 0, done.stdout + done.stderr

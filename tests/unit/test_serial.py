@@ -830,3 +830,43 @@ def test_loading_sets_the_line_whatever_it_was() -> None:
     line.set(True)
     Serial(line, Terminal()).load(Board().serial.save())
     assert not line.level
+
+
+def test_a_patient_port_takes_nothing_before_a_driver_listens():
+    """What was piped into a machine before its driver cleared the FIFOs must not be lost by that."""
+    sink, line = bytearray(), Line()
+
+    class Out:
+        def put(self, byte: int) -> bool:
+            sink.append(byte)
+            return True
+
+    port = Serial(line, Out(), patient=True)
+    room = []
+    port.on_rx_room = lambda: room.append(port.receive(b"poweroff\n"))
+    assert port.receive(b"x") == 0
+    port.write(IER, 1, 0x0F)  # autoconfig writes and reads back
+    port.write(IER, 1, 0)
+    port.write(FCR, 1, 0x07)  # and clears
+    assert not any(room)
+    port.write(MCR, 1, 0x0B)
+    assert not any(room)
+    port.write(IER, 1, 0x05)
+    assert room[-1] == 9
+    assert line.level
+
+
+def test_a_patient_port_serves_a_guest_that_polls():
+    class Out:
+        def put(self, byte: int) -> bool:
+            return True
+
+    port = Serial(Line(), Out(), patient=True)
+    room = []
+    port.on_rx_room = lambda: room.append(port.receive(b"k"))
+    for _ in range(3):
+        assert not port.read(LSR, 1) & 1
+    assert not any(room)
+    port.read(LSR, 1)
+    assert room == [1]
+    assert port.read(LSR, 1) & 1
