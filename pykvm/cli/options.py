@@ -115,4 +115,7 @@ def duration_ns(text: str) -> int:
     """The value of --timeout."""
     from pykvm.config.sizes import parse_duration
 
-    return parse_duration(text)
+    try:
+        return parse_duration(text)
+    except InputError as error:
+        raise UsageError(error.what, where="--timeout", remedy=error.remedy) from None

@@ -1,4 +1,4 @@
-"""The report of a run (DESIGN: contract): plain data, written as JSON."""
+"""The report of a run (README, "Exit status"): plain data, written as JSON."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def with_offers(entries: Sequence[Entry], more: Iterable[str]) -> list[Entry]:
 def difference(asked: Sequence[Entry], got: Sequence[Entry]) -> list[str]:
     """What a guest sees and wasn't asked for (``+avx``), or was and isn't there (``-x2apic``).
 
-    ``asked`` went into KVM_SET_CPUID2, ``got`` came from KVM_GET_CPUID2 (DESIGN: KVM may put bits back).
+    ``asked`` went into KVM_SET_CPUID2, ``got`` came from KVM_GET_CPUID2 (KVM may put back what was off).
     """
     before, after = names(asked) - RUNTIME, names(got) - RUNTIME
     return sorted(f"+{name}" for name in after - before) + sorted(f"-{name}" for name in before - after)

@@ -1,0 +1,110 @@
+"""What a user is told when something is wrong: one sentence, its status, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "pykvm"]
+HELLO = Path(__file__).parents[2] / "guests" / "hello"
+LONG = 120
+
+
+def pykvm(*arguments: str | Path, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*before, *COMMAND, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 1, done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("boot", "nosuch"), 65, "no such file, and no shipped guest"),
+        (("boot", "helo"), 65, "did you mean the guest hello?"),
+        (("bot",), 64, "did you mean boot?"),
+        (("boot", "hello", "--nosuch"), 64, "unrecognized arguments"),
+        (("boot", "hello", "--set", "memory=512MB"), 64, "'512MB' is not a size"),
+        (("boot", "hello", "--set", "cpus=2"), 65, "cpus"),
+        (("boot", "hello", "--timeout", "soon"), 64, "soon"),
+        (("boot", "/"), 65, "without machine.yaml"),
+        (("check", "hello", "--set", "kernel.image=/nonexistent"), 65, "/nonexistent: cannot be read"),
+        (("check", "--kernel", "/etc/passwd"), 65, "/etc/passwd"),
+        (("check", "--kernel", "/dev/null"), 65, "is not a regular file"),
+    ],
+)
+def test_a_wrong_word_is_answered_by_a_sentence(arguments, status, words):
+    done = pykvm(*arguments)
+    assert done.returncode == status, done.stderr
+    assert words in done.stderr
+    assert done.stderr.startswith("pykvm: ")
+
+
+def test_an_unwritable_report_is_told(tmp_path):
+    done = pykvm("boot", "hello", "--report", tmp_path / "no" / "r.json")
+    assert done.returncode == 69
+    assert "the report can't be written" in done.stderr
+
+
+def test_a_report_is_written_when_the_boot_fails(tmp_path):
+    report = tmp_path / "r.json"
+    assert pykvm("boot", "hello", "--set", "kernel.image=/none", "--report", report).returncode == 65
+    told = json.loads(report.read_text())
+    assert (told["outcome"], told["status"]) == ("error", 65)
+    assert "/none" in told["sentence"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_no_permission_names_the_owner_and_the_remedy(tmp_path):
+    somebody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    if subprocess.run([*somebody, sys.executable, "-c", ""], capture_output=True).returncode:
+        pytest.skip("this Python can't be run by another user")
+    node = os.stat("/dev/kvm")
+    if node.st_mode & 0o006:
+        pytest.skip("this /dev/kvm is open to everybody")
+    done = pykvm("boot", HELLO, before=somebody)
+    assert done.returncode == 69
+    assert "/dev/kvm: you may not open it" in done.stderr
+    assert "root" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize(
+    ("mounting", "words"),
+    [
+        ("mount --bind /dev/null /dev/kvm", "it is not KVM"),
+        ("mount -t tmpfs none /dev", "there is no KVM on this host"),
+    ],
+)
+def test_a_missing_or_wrong_dev_kvm_is_told(mounting, words):
+    if "tmpfs" in mounting:
+        mounting += " && mknod -m 666 /dev/null c 1 3"
+    script = f"{mounting} && exec {' '.join(COMMAND)} boot {HELLO}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 69, done.stderr
+    assert words in done.stderr
+
+
+def test_info_tells_in_words_and_in_json():
+    words = pykvm("info")
+    assert words.returncode == 0
+    assert "guests run here" in words.stdout.lower()
+    told = json.loads(pykvm("info", "--json").stdout)
+    assert told["backend"] == "kvm"
+    assert told["kvm"]["ring0"]["kind"] in ("hardware", "interpreted")
+    assert (told["kvm"]["ring0"]["kind"] == "hardware") == ("All guests run here" in words.stdout)
+    assert told["kvm"]["capabilities"]["KVM_CAP_IMMEDIATE_EXIT"]
+    assert {"fpu", "msr", "pae"} <= set(told["kvm"]["cpuid"]["features"])
