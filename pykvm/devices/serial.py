@@ -89,6 +89,7 @@ LSR_ERRORS = LSR_OE | LSR_PE | LSR_FE | LSR_BI
 LSR_CLEARED_BY_READ = LSR_ERRORS | LSR_FIFO_ERROR
 
 LISTENING = 4  # LSR is read that often in a row by whoever waits for a key, and not by a probe
+
 MSR_DELTAS = 0x0F  # DCTS, DDSR, TERI, DDCD
 MSR_TERI = 0x04
 MSR_CTS = 0x10
@@ -112,7 +113,8 @@ class Serial:
 
     A driver clears the receiver when it starts, and what was typed before is gone. ``patient``: nothing
     is taken until somebody listens: the receiver's interrupt is enabled and let through, or LSR is read
-    over and over, as a guest does that waits for a key without interrupts.
+    over and over, as a guest does that waits for a key without interrupts. Nor does a change of the
+    FIFOs' mode clear the receiver then: Linux enables the interrupt first and the FIFOs after it.
     """
 
     def __init__(self, irq: Line, out: Sink, *, patient: bool = False) -> None:
@@ -149,7 +151,8 @@ class Serial:
             if self._patient and lsr == LSR_THRE | LSR_TEMT:
                 self._look()
             return lsr
-        self._looks = 0
+        if self._looks < LISTENING:
+            self._looks = 0
         if offset == IIR:
             return self._identify()
         if offset == RBR:
@@ -169,7 +172,8 @@ class Serial:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """A register; LSR and MSR are the chip's own ("not recommended", §8.4) and stay."""
-        self._looks = 0
+        if offset != THR or self._looks < LISTENING:
+            self._looks = 0  # the one who sets up the port may not be the one who listened
         if offset == THR and self._straight and self._put(value):
             if self._ier & IER_ETBEI:
                 self._raise_thr_empty()
@@ -217,7 +221,7 @@ class Serial:
 
     def _look(self) -> None:
         self._looks += 1
-        if self._looks >= LISTENING and self.on_rx_room is not None:
+        if self._looks == LISTENING and self.on_rx_room is not None:
             self.on_rx_room()
 
     def break_in(self) -> None:
@@ -352,7 +356,7 @@ class Serial:
         changed = (fcr ^ self._fcr) & FCR_ENABLE
         self._fcr = fcr
         self._follow_registers()
-        cleared = changed or fcr & FCR_RESET_RCVR
+        cleared = (changed and not self._patient) or fcr & FCR_RESET_RCVR
         if cleared:
             self._received.clear()
             self._lsr &= ~(LSR_DR | LSR_FIFO_ERROR)

@@ -832,41 +832,91 @@ def test_loading_sets_the_line_whatever_it_was() -> None:
     assert not line.level
 
 
-def test_a_patient_port_takes_nothing_before_a_driver_listens():
-    """What was piped into a machine before its driver cleared the FIFOs must not be lost by that."""
-    sink, line = bytearray(), Line()
+class Typed:
+    """A patient port in front of which somebody has typed before anyone listened."""
 
-    class Out:
-        def put(self, byte: int) -> bool:
-            sink.append(byte)
-            return True
+    def __init__(self, text: bytes) -> None:
+        self.held = text
+        self.line = Line()
+        self.port = Serial(self.line, self, patient=True)
+        self.port.on_rx_room = self.give
 
-    port = Serial(line, Out(), patient=True)
-    room = []
-    port.on_rx_room = lambda: room.append(port.receive(b"poweroff\n"))
-    assert port.receive(b"x") == 0
-    port.write(IER, 1, 0x0F)  # autoconfig writes and reads back
-    port.write(IER, 1, 0)
-    port.write(FCR, 1, 0x07)  # and clears
-    assert not any(room)
-    port.write(MCR, 1, 0x0B)
-    assert not any(room)
-    port.write(IER, 1, 0x05)
-    assert room[-1] == 9
-    assert line.level
+    def put(self, byte: int) -> bool:
+        return True
+
+    def give(self) -> None:
+        self.held = self.held[self.port.receive(self.held) :]
+
+    def read(self) -> bytes:
+        """What a driver gets that reads while LSR shows data."""
+        read = bytearray()
+        while self.port.read(LSR, 1) & 1:
+            read.append(self.port.read(RBR, 1))
+        return bytes(read)
 
 
-def test_a_patient_port_serves_a_guest_that_polls():
-    class Out:
-        def put(self, byte: int) -> bool:
-            return True
+# Linux 6.12, drivers/tty/serial/8250/8250_port.c, on a 16550A. R: read, W: write.
+AUTOCONFIG = """W1=0 R1 W1=f R1 W1=0 R3 R4 W4=1a R6 W4=8 W3=bf W2=0 W3=0 W2=1 R2 R3 W3=0 W2=1 W3=3
+    W4=8 W2=1 W2=7 W2=0 R0 W1=0"""
+STARTUP = "W2=1 W2=7 W2=0 R5 R0 R2 R6 R5 W3=3 W4=8 W1=2 R5 R2 W1=0 R5 R0 R2 R6"
+SET_TERMIOS = "W1=5 W3=93 W0=1 W1=0 W3=13 W2=1 W2=81 W4=b"
 
-    port = Serial(Line(), Out(), patient=True)
-    room = []
-    port.on_rx_room = lambda: room.append(port.receive(b"k"))
-    for _ in range(3):
-        assert not port.read(LSR, 1) & 1
-    assert not any(room)
-    port.read(LSR, 1)
-    assert room == [1]
-    assert port.read(LSR, 1) & 1
+
+def play(port: Serial, accesses: str) -> None:
+    for access in accesses.split():
+        offset, _, value = access[1:].partition("=")
+        if access[0] == "R":
+            port.read(int(offset), 1)
+        else:
+            port.write(int(offset), 1, int(value, 16))
+
+
+def test_linux_gets_every_byte_that_was_typed_before_its_driver_started() -> None:
+    text = b"echo typed early; poweroff\n"
+    typed = Typed(text)
+    for line in "first", "second":  # the boot console prints meanwhile
+        for byte in line.encode():
+            play(typed.port, f"R5 W0={byte:x}")
+        play(typed.port, "R5 R1 W1=0")
+    play(typed.port, AUTOCONFIG)
+    play(typed.port, STARTUP)
+    assert typed.held == text
+    play(typed.port, SET_TERMIOS)
+    assert typed.line.level
+    assert typed.read() == text
+
+
+def test_the_receiver_listens_once_its_interrupt_comes_through() -> None:
+    typed = Typed(b"k")
+    typed.port.write(IER, 1, 1)
+    assert typed.held
+    typed.port.write(MCR, 1, 8)
+    assert not typed.held
+    assert typed.line.level
+
+
+def test_a_guest_that_polls_for_a_key_gets_it() -> None:
+    typed = Typed(b"keys")
+    looks = 0
+    while not typed.port.read(LSR, 1) & 1:
+        looks += 1
+        assert looks < 10
+    assert typed.read() == b"keys"
+
+
+def test_a_guest_that_polls_is_heard_again_at_once_after_it_has_printed() -> None:
+    typed = Typed(b"a")
+    play(typed.port, "R5 R5 R5 R5 R0 W0=61")
+    typed.held = b"b"
+    typed.give()
+    assert typed.read() == b"b"
+
+
+def test_a_driver_that_starts_after_one_that_polled_loses_nothing() -> None:
+    typed = Typed(b"")
+    play(typed.port, "R5 R5 R5 R5 R5")
+    play(typed.port, "W3=3")
+    typed.held = b"later"
+    typed.give()
+    play(typed.port, f"{STARTUP} {SET_TERMIOS}")
+    assert typed.read() == b"later"
