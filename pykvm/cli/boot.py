@@ -26,12 +26,15 @@ def run(arguments: Sequence[str]) -> int:
     machine_options(parser)
     parser.add_argument("--timeout", metavar="60s", help="stop with status 124 after this long")
     parser.add_argument("--report", metavar="FILE", help="write what happened as JSON, also when it fails")
+    parser.add_argument(
+        "--yes", action="store_true", help="as root, install the tools that building a guest needs"
+    )
     given = parser.parse_args(arguments)
     boot = Boot()
     try:
         timeout = duration_ns(given.timeout) if given.timeout else None
         config = configuration(given.machine, given.changes)
-        cause = boot.run(config, timeout)
+        cause = boot.run(config, timeout, yes=given.yes)
     except BaseException as error:
         boot.close()
         if given.report:
@@ -54,8 +57,8 @@ class Boot:
         self._expected_ns: int | None = None
         self._facts: dict[str, Any] = {}
 
-    def run(self, config: MachineConfig, timeout_ns: int | None) -> Cause:
-        """Plan, build and run the machine to its end."""
+    def run(self, config: MachineConfig, timeout_ns: int | None, *, yes: bool = False) -> Cause:
+        """Plan, build and run the machine to its end. ``yes``: build tools may be installed for it."""
         from pykvm.guests.kernels import resolve
         from pykvm.host.backend import require_kvm
         from pykvm.kvm.system import Kvm
@@ -64,7 +67,10 @@ class Boot:
         from pykvm.machine.session import Session
 
         assert config.kernel is not None
-        self._plan = plan.make(config, resolve(config.kernel))
+        if not os.path.isabs(config.kernel.image):  # Linux, to be fetched or built: not where it can't run
+            with Kvm() as kvm:
+                require_kvm(kvm, needs_ring0=True)
+        self._plan = plan.make(config, resolve(config.kernel, yes=yes))
         with Kvm() as kvm:
             self._facts = require_kvm(kvm, needs_ring0=self._plan.linux)
             self._machine = build(self._plan, kvm)
