@@ -5,13 +5,13 @@ a twin, ``test_x[lab]``, that runs in the lab, a machine with AMD-V emulated by 
 tests in tests/lab/inside run only there. All twins of a session run in one boot of it.
 
 Tests marked ``fast_kvm`` boot kernels that want ring 0 at the hardware's speed. A host whose KVM interprets
-ring 0 leaves them to the lab.
+ring 0 leaves them to the lab. ``images`` names what a test boots that has to be fetched or built: the lab
+has no network, so that is done before it starts.
 """
 
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -31,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fast_kvm: needs ring 0 of guests at the hardware's speed")
+    config.addinivalue_line(
+        "markers", "images(*names): guests and debian:PACKAGEs that it boots, made before the lab starts"
+    )
     if config.getoption("inside"):
         config.pluginmanager.register(ReportWriter(config))
     elif config.getoption("lab"):
@@ -95,23 +98,9 @@ def _no_kvm() -> str:
 
 @functools.cache
 def _ring_0_is_fast() -> bool:
-    """Time a loop of 400 000 instructions in ring 0: 1 ms on hardware, 100 where KVM interprets it."""
+    from pykvm.host.backend import ring0_mips
+    from pykvm.host.speed import HARDWARE, kind
     from pykvm.kvm.system import Kvm
-    from pykvm.memory.guest import GuestMemory
 
-    loop = bytes.fromhex("66b9400d0300664975fcf4")  # mov ecx, 200000; 1: dec ecx; jnz 1b; hlt
-    memory = GuestMemory()
-    memory.add(0, 0x1000)
-    memory.write(0, loop)
-    with Kvm() as kvm, kvm.create_vm() as vm:
-        region = memory.regions[0]
-        vm.set_memory(0, region.gpa, region.size, region.hva)
-        with vm.create_vcpu(0) as vcpu:
-            segment = vcpu.sregs()["cs"] | {"base": 0, "selector": 0}
-            vcpu.set_sregs({"cs": segment})
-            vcpu.set_regs({"rip": 0, "rflags": 2})
-            start = time.monotonic()
-            vcpu.run()
-            seconds = time.monotonic() - start
-    memory.close()
-    return seconds < 0.03
+    with Kvm() as kvm:
+        return kind(ring0_mips(kvm)) == HARDWARE

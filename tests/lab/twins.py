@@ -59,6 +59,9 @@ class TwinRunner:
             return None
         if self.lab is None:
             twins = [other for other in item.session.items if isinstance(other, Twin)]
+            self._fetch_images(
+                {name for twin in twins for mark in twin.iter_markers("images") for name in mark.args}
+            )
             self.lab = Lab([twin.test.nodeid for twin in twins], self.config)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self.lab.reports(item.test.nodeid):
@@ -66,6 +69,24 @@ class TwinRunner:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+    def _fetch_images(self, names: set[str]) -> None:
+        """Put what the tests boot into pykvm's cache: the lab sees it, and has no network to fetch it."""
+        from pykvm.boot import debian  # late: tests of other rooms run without these
+        from pykvm.config import load
+        from pykvm.errors import PykvmError
+        from pykvm.guests import find
+        from pykvm.guests.kernels import DEBIAN, resolve
+
+        for name in sorted(names):
+            try:
+                if name.startswith(DEBIAN):
+                    debian.kernel(name.removeprefix(DEBIAN))
+                else:
+                    resolve(load(f"{find(name)}/machine.yaml").kernel, yes=True)
+            except PykvmError as error:  # the tests that boot it will fail of it
+                reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+                reporter.write_line(f"\nlab: no {name}: {error}")
 
     def pytest_sessionfinish(self) -> None:
         if self.lab is not None:
