@@ -7,101 +7,140 @@ import textwrap
 from pykvm.cli.options import Parser
 from pykvm.errors import HostError
 from pykvm.host.facts import facts
-from pykvm.host.probe import probe
+from pykvm.host.probe import kept_probe
 from pykvm.host.speed import HARDWARE
 from pykvm.kvm.capabilities import CAPABILITIES
 from pykvm.kvm.system import Kvm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
-ENDS = {
-    "given-up": "KVM gives it up",
-    "hangs": "it hangs",
-    "shutdown": "it crashes the guest",
-    "refused": "the guest's state is refused",
+WORKS = "works"
+VERDICTS = {
+    "given-up": "KVM gives up, and the guest ends",
+    "fails": "KVM fails",
+    "hangs": "the guest hangs",
+    "resets": "the guest crashes",
+    "refused": "KVM refuses the guest's state",
+    "wrong": "the result is wrong",
 }
+FINISHED = "KVM gives up, pykvm finishes"
+WIDTH = 100
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print it; status 69 where there is no KVM to tell of."""
     parser = Parser(prog="pykvm info", description="Say what this host's KVM can do, by trying it.")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
-    parser.add_argument("--fresh", action="store_true", help="measure anew what was measured before")
+    parser.add_argument("--fresh", action="store_true", help="try anew what was tried before")
     given = parser.parse_args(arguments)
-    known = facts()
-    told: dict[str, Any] = {
-        "host": {"kernel": known.release, "driver": known.driver, "cpu": known.cpu},
-        "kvm": None,
-        "backend": None,
-    }
-    status = 0
-    try:
-        with Kvm() as kvm:
-            told["kvm"] = probe(kvm, fresh=given.fresh)
-        told["backend"] = "kvm"
-    except HostError as error:
-        told["error"] = str(error)
-        status = error.status
+    told = gather(fresh=given.fresh)
     if given.json:
-        import json
+        import json  # late: only for programs
 
         print(json.dumps(told, indent=2))
     else:
-        print("\n".join(_words(told)))
-    return status
+        print("\n".join(words(told)))
+    return HostError.status if told["error"] else 0
 
 
-def _words(told: dict[str, Any]) -> list[str]:
-    host = told["host"]
-    driver = f" with KVM by {host['driver']}" if host["driver"] else ""
-    lines = [f"Host: Linux {host['kernel']}{driver}, on {host['cpu'] or 'an unknown processor'}"]
-    kvm = told["kvm"]
+def gather(*, fresh: bool = False) -> dict[str, Any]:
+    """All that is known, as plain data: ``host``, ``kvm``, ``backend``, ``boots``, ``error``.
+
+    ``kvm`` is what ``pykvm.host.probe.probe`` tells, None where there is no KVM; ``error`` then says why.
+    """
+    known = facts()
+    told: dict[str, Any] = {
+        "host": {
+            "kernel": known.release,
+            "driver": known.driver,
+            "parameters": known.parameters,
+            "cpu": known.cpu,
+        },
+        "kvm": None,
+        "backend": None,
+        "boots": {"small": False, "linux": False},
+        "error": None,
+    }
+    try:
+        with Kvm() as kvm:
+            told["kvm"] = kept_probe(kvm, fresh=fresh)
+    except HostError as error:
+        told["error"] = str(error)
+        return told
+    told["backend"] = "kvm"
+    told["boots"] = {"small": True, "linux": told["kvm"]["ring0"]["kind"] == HARDWARE}
+    return told
+
+
+def words(told: dict[str, Any]) -> list[str]:
+    """What ``gather`` tells, in lines for people: first what can be done here, then what is amiss."""
+    host, kvm = told["host"], told["kvm"]
+    lines = _row("host", f"Linux {host['kernel']} on {host['cpu'] or 'an unknown processor'}")
+    if host["driver"]:
+        lines += _row("KVM", host["driver"])
     if kvm is None:
-        return [*lines, "", f"No guest can run here: {told['error']}"]
-    ring0 = kvm["ring0"]
-    if ring0["kind"] == HARDWARE:
-        lines += [
-            "",
-            "All guests run here: KVM runs a guest's kernel on the hardware"
-            f" ({ring0['mips']:.0f} million instructions a second in a short loop).",
-        ]
-    else:
-        lines += [
-            "",
-            "Small guests run here (hello, ticks, test kernels). Linux does not: KVM interprets a guest's",
-            f"kernel, at {ring0['mips']:.1f} million instructions a second, where hardware does thousands.",
-        ]
-    lines += _problems(kvm)
-    missing = [name for name, number in kvm["capabilities"].items() if not number]
-    if missing:
-        lines += ["", "This KVM does not offer:"]
-        lines += [f"  {name:36} {CAPABILITIES[name][2]}" for name in missing]
-    lines += ["", "CPU features that a guest sees:"]
-    lines += textwrap.wrap(
-        " ".join(kvm["cpuid"]["features"]), 96, initial_indent="  ", subsequent_indent="  "
-    )
-    return lines
-
-
-def _problems(kvm: dict[str, Any]) -> list[str]:
-    lines = []
-    by_end: dict[tuple[str, bool], list[str]] = {}
-    for row in kvm["instructions"]:
-        by_end.setdefault((row["ends"], row["finished"]), []).append(row["name"])
-    if by_end:
-        lines += ["", "Instructions that fail in a guest's kernel:"]
-    for (ends, finished), names in sorted(by_end.items()):
-        after = "; pykvm finishes it" if finished else ""
-        text = f"{ENDS[ends]}{after}: {', '.join(names)}"
-        lines += textwrap.wrap(text, 96, initial_indent="  ", subsequent_indent="    ")
-    if kvm["paging_32"] != "done":
-        lines += ["", f"32-bit paging without PAE does not work: {ENDS[kvm['paging_32']]}."]
-    if kvm["cpuid"]["put_back"]:
-        lines += ["", "CPU features that a guest sees (+) or lacks (-) although it was asked otherwise:"]
-        lines += textwrap.wrap(
-            " ".join(kvm["cpuid"]["put_back"]), 96, initial_indent="  ", subsequent_indent="  "
+        return [*lines, *_row("guests", "none can run here"), "", told["error"]]
+    limits, ring0 = kvm["limits"], kvm["ring0"]
+    lines += _row("back end", f"KVM, up to {limits['vcpus']} CPUs and {limits['memory_slots']} memory slots")
+    if limits["tsc_khz"]:
+        lines += _row("TSC", f"{limits['tsc_khz'] / 1000:.0f} MHz")
+    if told["boots"]["linux"]:
+        lines += _row(
+            "ring 0",
+            f"a guest's kernel runs on the hardware ({ring0['mips']:.0f} million instructions a second)",
         )
+        lines += _row("guests", "All guests run here.")
+    else:
+        lines += _row(
+            "ring 0",
+            f"KVM interprets a guest's kernel ({ring0['mips']:.1f} million instructions a second, where "
+            "hardware does thousands)",
+        )
+        lines += _row(
+            "guests",
+            "Small guests run here: hello, ticks, kernels of your own. Linux does not; run it where KVM has "
+            "hardware virtualization, nested or not. Translation, which will carry it here, comes with a "
+            "later version.",
+        )
+    return [*lines, *_amiss(kvm), *_section("CPU features that a guest sees", kvm["cpuid"]["features"])]
+
+
+def _amiss(kvm: dict[str, Any]) -> list[str]:
+    """What doesn't work, what isn't offered, what isn't obeyed."""
+    groups: dict[str, list[str]] = {}
+    for row in kvm["instructions"]:
+        if row["verdict"] != WORKS:
+            says = FINISHED if row["finished"] else VERDICTS[row["verdict"]]
+            groups.setdefault(says, []).append(row["name"])
+    lines = []
+    if groups:
+        lines += ["", "Instructions that KVM can't carry out in a guest's kernel:"]
+        for says, names in groups.items():
+            lines += _wrapped(f"{says}: {', '.join(names)}")
+    for name, verdict in kvm["paging"].items():
+        if verdict != WORKS:
+            lines += ["", f"{name} paging does not work: {VERDICTS[verdict]}."]
+    cpuid = kvm["cpuid"]
+    lines += _section("CPU features that `cpus.features` can't turn off", cpuid["fixed"])
+    lines += _section("CPU features that KVM adds to (+) or takes from (-) what it offers", cpuid["changed"])
+    missing = [name for name, value in kvm["capabilities"].items() if not value]
+    if missing:
+        lines += ["", "What this KVM does not offer:"]
+        lines += [f"  {name:36} {CAPABILITIES[name][2]}" for name in missing]
     return lines
+
+
+def _row(title: str, text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{title:10}", subsequent_indent=" " * 10)
+
+
+def _section(title: str, names: Iterable[str]) -> list[str]:
+    text = " ".join(names)
+    return ["", f"{title}:", *_wrapped(text)] if text else []
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from pykvm.host.guest import ProbeGuest
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pykvm.host.guest import Ending
+    from pykvm.host.guest import ProbeGuest
 
 HARDWARE, INTERPRETED, UNKNOWN = "hardware", "interpreted", "unknown"
 
 # An interpreter does 1 to 4 million instructions a second; hardware does thousands, and hundreds where
 # the hardware is itself emulated.
 THRESHOLD = 30.0
-SHORT, LONG = 1_000, 21_000  # rounds: the difference costs an interpreter 10 to 20 ms
+SHORT = 100
+ROUNDS = (4_000, 64_000, 1_000_000)
+ENOUGH_NS = 2_000_000
+"""A loop that runs for longer is measured well enough: an interpreter is spared the long ones."""
 TRIES = 3
 
 
 def loop(rounds: int) -> bytes:
-    """``mov ecx, rounds; again: dec ecx; jnz again`` for real mode."""
-    return b"\x66\xb9" + rounds.to_bytes(4, "little") + bytes.fromhex("6649 75fc")
+    """``mov ecx, rounds; again: dec ecx; jnz again`` for long mode, the mode of a kernel."""
+    return b"\xb9" + rounds.to_bytes(4, "little") + bytes.fromhex("ffc9 75fc")
 
 
 def mips(guest: ProbeGuest) -> float:
     """Million instructions a second of a loop in ring 0; the cost of the exit cancels out."""
-
-    def best(rounds: int) -> int:
-        runs: list[Ending] = [guest.run("real", loop(rounds)) for _ in range(TRIES)]
-        return min(run.ns for run in runs)
-
-    return 2 * (LONG - SHORT) * 1000 / max(best(LONG) - best(SHORT), 1)
+    rounds = spent = 1
+    exit_ns = _best(guest, SHORT)
+    for rounds in ROUNDS:
+        spent = max(_best(guest, rounds) - exit_ns, 1)
+        if spent >= ENOUGH_NS:
+            break
+    return 2 * (rounds - SHORT) * 1000 / spent
 
 
 def kind(measured: float) -> str:
     """What a speed means."""
     return HARDWARE if measured >= THRESHOLD else INTERPRETED
+
+
+def _best(guest: ProbeGuest, rounds: int) -> int:
+    return min(guest.run("long", loop(rounds)).ns for _ in range(TRIES))
