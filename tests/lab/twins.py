@@ -59,9 +59,8 @@ class TwinRunner:
             return None
         if self.lab is None:
             twins = [other for other in item.session.items if isinstance(other, Twin)]
-            self._fetch_images(
-                {name for twin in twins for mark in twin.iter_markers("images") for name in mark.args}
-            )
+            marks = [mark for twin in twins for mark in twin.iter_markers("images")]
+            self._make_images({name for mark in marks for name in mark.args})
             self.lab = Lab([twin.test.nodeid for twin in twins], self.config)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self.lab.reports(item.test.nodeid):
@@ -70,23 +69,24 @@ class TwinRunner:
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    def _fetch_images(self, names: set[str]) -> None:
-        """Put what the tests boot into pykvm's cache: the lab sees it, and has no network to fetch it."""
-        from pykvm.boot import debian  # late: tests of other rooms run without these
-        from pykvm.config import load
-        from pykvm.errors import PykvmError
-        from pykvm.guests import find
-        from pykvm.guests.kernels import DEBIAN, resolve
-
+    def _make_images(self, names: set[str]) -> None:
+        """Fetch, build and unpack what the tests boot: the lab sees pykvm's cache, but it has no network."""
         for name in sorted(names):
-            try:
-                if name.startswith(DEBIAN):
-                    debian.kernel(name.removeprefix(DEBIAN))
-                else:
-                    resolve(load(f"{find(name)}/machine.yaml").kernel, yes=True)
-            except PykvmError as error:  # the tests that boot it will fail of it
-                reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-                reporter.write_line(f"\nlab: no {name}: {error}")
+            if name.startswith("debian:"):
+                commands = [["check", "--kernel", name]]
+            else:
+                commands = [["guests", "build", name, "--yes"], ["check", name]]
+            for command in commands:
+                run = subprocess.run(
+                    [sys.executable, "-m", "pykvm", *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+                if run.returncode != 0:  # the tests that boot it will fail of it
+                    reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+                    reporter.write_line(f"\npykvm {' '.join(command)}: {run.stdout}")
 
     def pytest_sessionfinish(self) -> None:
         if self.lab is not None:
@@ -105,7 +105,18 @@ class Lab:
         self._line = ""
         self._reports: dict[str, list[pytest.TestReport]] = collections.defaultdict(list)
         self._console: collections.deque[str] = collections.deque(maxlen=CONSOLE_LINES)
-        lab = [LAB, "-o", out, "-t", str(config.getoption("lab_seconds")), "--"]
+        # setpriv: if this process is killed, the lab ends too.
+        lab = [
+            "setpriv",
+            "--pdeathsig",
+            "TERM",
+            LAB,
+            "-o",
+            out,
+            "-t",
+            str(config.getoption("lab_seconds")),
+            "--",
+        ]
         inside = [sys.executable, "-m", "pytest", "--inside=/out/reports", "-p", "no:cacheprovider"]
         inside += ["-o", f"faulthandler_timeout={HANG_SECONDS}", *ids]
         self._process = subprocess.Popen(
