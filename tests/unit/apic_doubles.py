@@ -43,8 +43,7 @@ class Cpu:
         self.told = self.apic.has_interrupt()
 
     def changed(self):
-        if self.told is not None:
-            self.told = self.apic.has_interrupt()
+        self.told = self.apic.has_interrupt()
 
     def nmi(self):
         self.events.append("nmi")

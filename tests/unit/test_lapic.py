@@ -169,6 +169,32 @@ def test_tpr_holds_its_class_and_those_below_back(board, cpu):
     assert cpu.take() == 0x41
 
 
+def test_tpr_and_what_is_in_service_make_ppr_and_apr(board, cpu):
+    # §10.8.3.1: by TPR, in service, waiting
+    for tpr, serving, waiting, ppr, apr in (
+        (0x00, 0x00, 0x00, 0x00, 0x00),
+        (0x4A, 0x00, 0x00, 0x4A, 0x4A),
+        (0x3A, 0x41, 0x00, 0x40, 0x00),
+        (0x4A, 0x41, 0x00, 0x4A, 0x40),
+        (0x6A, 0x41, 0x00, 0x6A, 0x6A),
+        (0x6A, 0x41, 0x51, 0x6A, 0x6A),
+        (0x6A, 0x41, 0x6F, 0x6A, 0x6A),
+        (0x6A, 0x41, 0x71, 0x6A, 0x70),
+        (0x4A, 0x71, 0x31, 0x70, 0x40),
+    ):
+        cpu.write(reg.TPR, 0)
+        if serving:
+            interrupt(board, serving)
+            assert cpu.take() == serving
+        cpu.write(reg.TPR, tpr)
+        if waiting:
+            interrupt(board, waiting)
+        assert (cpu.read(reg.PPR), cpu.read(reg.APR)) == (ppr, apr)
+        cpu.write(reg.TPR, 0)
+        cpu.take_all()
+        cpu.eoi()
+
+
 def test_cr8_is_the_class_of_tpr(board, cpu):
     cpu.apic.cr8 = 4
     assert cpu.read(reg.TPR) == 0x40
@@ -301,6 +327,16 @@ def test_a_level_on_lint0_comes_again_after_each_eoi(cpu):
     assert cpu.read(reg.LVT_LINT0) == LEVEL | 0x31
 
 
+def test_a_level_on_lint0_waits_for_its_mask(cpu):
+    cpu.write(reg.LVT_LINT0, MASKED | LEVEL | 0x31)
+    cpu.apic.lint0.set(True)
+    assert cpu.take() is None
+    cpu.write(reg.LVT_LINT0, LEVEL | 0x31)
+    assert cpu.take() == 0x31
+    cpu.write(reg.LVT_LINT0, 0x31)
+    assert cpu.read(reg.LVT_LINT0) == 0x31  # no remote IRR: it is an edge now
+
+
 def test_a_masked_edge_is_lost(cpu):
     cpu.write(reg.LVT_LINT1, MASKED | 0x31)
     cpu.apic.lint1.set(True)
@@ -343,6 +379,13 @@ def test_a_fixed_ipi_goes_where_it_says(icr, destination, takers):
     board.cpus[0].write(reg.ICR_LOW, icr | ASSERT | 0xFD)
     assert took(board) == [[0xFD] if n in takers else [] for n in range(3)]
     assert not board.cpus[0].read(reg.ICR_LOW) & 1 << 12  # "delivery status": idle
+
+
+@pytest.mark.parametrize("shorthand", [0, SELF, ALL])
+def test_ipis_are_edges_whatever_the_icr_says(board, cpu, shorthand):
+    cpu.write(reg.ICR_LOW, shorthand | LEVEL | ASSERT | 0x10)
+    assert cpu.vectors(reg.IRR) == [0x10]
+    assert cpu.vectors(reg.TMR) == []
 
 
 def test_writing_the_destination_alone_sends_nothing():
@@ -394,6 +437,7 @@ def test_init_resets_the_apic_and_waits_for_a_startup_again():
     board = Board(2)
     second = board.cpus[1]
     second.apic.waiting = False
+    second.write(reg.DFR, 0x0FFF_FFFF)
     second.write(reg.LVT_TIMER, 0x40)
     second.write(reg.INITIAL_COUNT, 1000)
     interrupt(board, 0x41, destination=1)
@@ -401,6 +445,7 @@ def test_init_resets_the_apic_and_waits_for_a_startup_again():
     assert second.apic.waiting
     assert second.take() is None
     assert second.read(reg.SVR) == 0xFF
+    assert (second.read(reg.LDR), second.read(reg.DFR)) == (0, 0xFFFF_FFFF)
     assert second.read(reg.CURRENT_COUNT) == 0
     assert second.read(reg.ID) == 1 << 24
     board.clock.advance(10**6)
@@ -508,7 +553,11 @@ def test_without_an_apic_the_pins_are_intr_and_nmi():
     assert cpu.take() == 0x33
     cpu.apic.lint1.set(True)
     assert cpu.events == ["nmi"]
-    assert not board.bus.deliver(1, False, 0, 0x40, False)
+    assert not board.bus.deliver(1, False, 4, 0, False)
+    board.pic.line(1).set(True)
+    assert cpu.told
+    cpu.wrmsr(APIC_BASE, 0xFEE0_0000 | EN)
+    assert cpu.take() is None
 
 
 def test_an_apic_that_was_off_is_as_after_power_up():
@@ -644,19 +693,23 @@ def test_restored_apics_go_on_as_the_saved_ones():
     interrupt(saved, 0x55, level=True)
     second.enter_x2apic()
     second.apic.lint1.set(True)
+    second.apic.waiting = False
+    second.apic.accept(7, 0, False)  # ExtINT
     first.write(reg.LVT_ERROR, 0xFE | MASKED)
     first.read(0x040)
     first.write(reg.TPR, 0x3A)
     first.write(reg.LVT_LINT0, LEVEL | 0x31)
     first.apic.lint0.set(True)
     for ours, theirs in zip(saved.cpus, restored.cpus):
+        theirs.told = None
         theirs.apic.load(json.loads(json.dumps(ours.apic.save())))
 
     def story(board):
         first, second = board.cpus
+        assert (first.told, second.told) == (False, True)
         seen = [first.read(row[0]) for row in reg.REGISTERS if "R" in row[2]]
         second.apic.lint1.set(True)  # no edge
-        seen += [second.rdmsr(0x80D), list(second.events), second.apic.waiting]
+        seen += [second.rdmsr(0x80D), list(second.events), second.apic.waiting, second.take()]
         first.eoi()
         seen += [first.take(), first.read(reg.ISR + 0x20)]
         first.write(reg.ESR, 0)
