@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pykvm.machine.plan import Plan
     from pykvm.machine.verdict import Cause
 
+QUIET = (verdict.SUCCESS, verdict.SIGNAL + 2, verdict.SIGNAL + 13)
+"""No word on these: all went well, someone pressed Ctrl-C, or who read our output has enough of it."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Boot, and return the exit status."""
@@ -41,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
             report.write(given.report, boot.report(_cause_of(error)))
         raise
     boot.close()
-    if cause.status not in (0, verdict.SIGNAL + 2):
+    if cause.status not in QUIET:
         boot.explain(cause)
     if given.report:
         report.write(given.report, boot.report(cause))

@@ -32,10 +32,12 @@ crashed, 126 expect not met, 128+n signal n."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    _open_standard_descriptors()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # we may have been started without
+            sys.stdout.flush()
         return status
     except PykvmError as error:
         _say(f"pykvm: {error}")
@@ -57,6 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "set PYKVM_DEBUG=1 to see where, and report it"
         )
         return 70
+
+
+def _open_standard_descriptors() -> None:
+    """Open /dev/null on those of descriptors 0 to 2 that we were started without.
+
+    Else the next file that is opened gets the number, and what is meant for standard error goes there.
+    """
+    for fd, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, mode), True)  # it gets the lowest number that is free
 
 
 def _run(words: list[str]) -> int:

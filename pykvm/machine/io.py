@@ -11,6 +11,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class IoLoop:
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._callbacks: dict[int, tuple[Action | None, Action | None]] = {}
-        self._posted: list[Action] = []
+        self._posted: deque[Action] = deque()
         self._later: list[tuple[float, int, Action]] = []
         self._running = False
         self._thread: threading.Thread | None = None
@@ -87,10 +88,11 @@ class IoLoop:
         self._running = False
 
     def _take_posted(self) -> None:
+        # The event first: what is posted from here on brings a new one. And no list put in the place
+        # of this one, which a thread may have in hand to append to.
         os.eventfd_read(self._wake)
-        posted, self._posted = self._posted, []
-        for action in posted:
-            action()
+        for _ in range(len(self._posted)):
+            self._posted.popleft()()
 
     def _run(self) -> None:
         try:

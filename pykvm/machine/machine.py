@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     T = TypeVar("T", bound=Closer)
 
 
-DRAIN_SECONDS = 5.0
-"""How long the end waits for a terminal that doesn't take the guest's last words."""
-
-
 class Event:
     """A pipe that wakes the main thread. ``writer`` serves ``signal.set_wakeup_fd`` as well."""
 
@@ -48,8 +44,12 @@ class Event:
         except BlockingIOError:  # full: it is set, and how
             return
 
-    def clear(self) -> None:
-        os.read(self.fd, 4096)
+    def clear(self) -> bool:
+        """Unset it; False where it was not set."""
+        try:
+            return bool(os.read(self.fd, 4096))
+        except BlockingIOError:
+            return False
 
     def close(self) -> None:
         os.close(self.fd)
@@ -159,13 +159,20 @@ class Machine:
         self.event.set()
 
     def stop(self) -> None:
-        """End all threads, and bring out what the guest printed last."""
+        """End all threads."""
         self._gate.want(STOP)
         for thread in self.cpus:
             thread.join()
         self.loop.stop()
-        for console in self.consoles.values():
-            console.drain(DRAIN_SECONDS)
+
+    def drain(self, seconds: float | None) -> bool:
+        """Bring out what the guest printed last, once the machine has stopped; whether that is all.
+
+        A console waits up to ``seconds`` (None: for ever) for a reader that takes nothing, and none
+        waits while ``event`` is set.
+        """
+        done = [console.drain(seconds, self.event.fd) for console in self.consoles.values()]
+        return all(done)
 
     def close(self) -> None:
         """Stop, and give everything back to the host. Twice is once."""

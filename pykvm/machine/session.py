@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from errno import ECONNRESET, EPIPE
+from functools import partial
 
+from pykvm.errors import HostError
 from pykvm.machine import verdict
 from pykvm.machine.vcpu import KICK
 from pykvm.terminal.tap import Watch
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from pykvm.machine.face import Cpu
     from pykvm.machine.machine import Machine
     from pykvm.machine.verdict import Cause
+    from pykvm.terminal.console import Console
 
 SECOND = 1_000_000_000
 HINT_AFTER = 10 * SECOND
@@ -24,8 +28,13 @@ LOOK_EVERY = SECOND
 PANIC_SILENCE = SECOND // 2
 """After its panic line a kernel goes on to print registers and a stack: the end waits for silence."""
 
+READER_GONE = (EPIPE, ECONNRESET)
+
 PANIC = b"Kernel panic - not syncing"
 PANIC_END = b"---[ end Kernel panic"
+DRAIN_SECONDS = 5.0
+"""How long the end of a guest that was stopped waits for a reader who takes none of its last words."""
+
 NOTED = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -51,6 +60,7 @@ class Session:
         self._next_look = 0
         self._exits_seen: list[int] = []
         self._halted: set[int] = set()
+        self._unprinted: Cause | None = None  # why not all came out that the guest printed
         machine.on_panic = self._on_panic_device
         for console in machine.consoles.values():
             if linux:
@@ -60,6 +70,8 @@ class Session:
                 text = self._expect.output.encode()
                 console.tap.listeners.append(Watch(text, self._on_expected))
             console.tap.listeners.append(self._on_output)
+            if console.output.on_lost is None:  # a socket's console knows what to do
+                console.output.on_lost = partial(self._on_lost, console)
 
     def run(self) -> Cause:
         """Let the machine run to its end, and say how it ended. Main thread only."""
@@ -71,8 +83,9 @@ class Session:
                 console.start()
             self.machine.start()
             self.machine.resume()
-            self.machine.wait(self._deadline)
+            cause = self.machine.wait(self._deadline)
             self.machine.stop()
+            self._drain(cause)
         finally:
             signal.set_wakeup_fd(wakeup)
             self.machine.stop()  # before the kick's handler goes: its signal would end the process
@@ -86,9 +99,49 @@ class Session:
         assert cause is not None
         if self.panic is not None and cause.status == verdict.SUCCESS:
             return self._panic_cause()
+        if self._unprinted is not None and cause.status == verdict.SUCCESS:
+            return self._unprinted
         if self._expect is not None and self.expected_ns is None and cause.status == verdict.SUCCESS:
             return verdict.unexpected(self._expect.output, cause.sentence)
         return cause
+
+    def _drain(self, cause: Cause) -> None:
+        """Bring out what the guest printed last.
+
+        A guest that ended by itself has its output read to the end, however slow the reader is, as
+        any program's in a pipe. A signal of these moments ends the wait; Ctrl-Z only stops it.
+        """
+        machine = self.machine
+        seconds = None if cause.outcome in verdict.BY_GUEST else DRAIN_SECONDS
+        interrupted: Cause | None = None
+        machine.event.clear()
+        while True:
+            while self._signals:
+                number = self._signals.pop(0)
+                if number in (signal.SIGTSTP, signal.SIGCONT):
+                    self._take_signal(number)
+                else:
+                    interrupted, seconds = verdict.signal(number, signal.Signals(number).name), 0
+            if machine.drain(seconds):
+                return
+            if interrupted is not None or not machine.event.clear():
+                self._unprinted = self._unprinted or interrupted
+                return
+
+    def _on_lost(self, console: Console, error: OSError) -> None:
+        """A console's descriptor takes no more: without a reader we end as a program in a pipe does."""
+        if error.errno in READER_GONE:
+            cause = verdict.signal(signal.SIGPIPE, "SIGPIPE")
+        else:
+            cause = verdict.fault(
+                HostError(
+                    f"cannot write what the guest prints: {error.strerror}",
+                    where=console.where,
+                    remedy="see that there is room and that it can be written",
+                )
+            )
+        self._unprinted = self._unprinted or cause
+        self.machine.post(cause)
 
     def _deadline(self) -> int | None:
         """Do what is due; milliseconds until something is next."""

@@ -15,6 +15,9 @@ CRASH = 125
 EXPECT = 126
 SIGNAL = 128
 
+BY_GUEST = ("poweroff", "reset", "debug-exit", "crash")
+"""The outcomes that are the guest's own doing. The others cut it short."""
+
 
 @frozen
 class Cause:

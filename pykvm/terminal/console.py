@@ -25,6 +25,9 @@ class Console:
     of the process, and in the end, with the loop at rest, ``drain`` and ``close``.
     """
 
+    where = "the console"
+    """What it leads to, for a message."""
+
     def __init__(self, loop: Loop, *, lossy: bool = False) -> None:
         self.tap = Tap()
         self.output = Output(loop, self.tap, lossy=lossy)
@@ -43,9 +46,9 @@ class Console:
     def resume(self) -> None:
         """The process runs again (SIGCONT)."""
 
-    def drain(self, seconds: float | None) -> bool:
+    def drain(self, seconds: float | None, wake: int | None = None) -> bool:
         """Bring out what the guest printed last; see ``Output.drain``."""
-        return self.output.drain(seconds)
+        return self.output.drain(seconds, wake)
 
     def close(self) -> None:
         """Let go of everything. May be called twice."""

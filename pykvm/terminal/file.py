@@ -17,7 +17,7 @@ class FileConsole(Console):
 
     def __init__(self, loop: Loop, path: str) -> None:
         super().__init__(loop)
-        self.path = path
+        self.path = self.where = path
 
     def start(self) -> None:
         # O_NONBLOCK: opening a FIFO that nobody reads fails (ENXIO) and doesn't wait.

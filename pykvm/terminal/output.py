@@ -93,11 +93,12 @@ class Output:
                 self._loop.add(self._fd, on_writable=self._writable)
         self._make_room()
 
-    def drain(self, seconds: float | None) -> bool:
+    def drain(self, seconds: float | None, wake: int | None = None) -> bool:
         """Write all that waits, each time waiting up to ``seconds`` (None: for ever) for the reader.
 
         For the end of the machine, when the loop calls nobody any more. True when all is written,
-        or when nobody is there who could read it.
+        or when nobody is there who could read it. It waits no longer once descriptor ``wake`` is
+        readable.
         """
         if self._lossy:
             seconds = 0
@@ -111,7 +112,10 @@ class Output:
             if self._fd is not None:
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
-                if not poll.poll(None if seconds is None else seconds * 1000):
+                if wake is not None:
+                    poll.register(wake, select.POLLIN)
+                ready = poll.poll(None if seconds is None else seconds * 1000)
+                if self._fd not in (fd for fd, _ in ready):
                     return False
 
     def _look(self) -> None:

@@ -25,7 +25,7 @@ class PtyConsole(Console):
     def __init__(self, loop: Loop, name: str) -> None:
         super().__init__(loop, lossy=True)
         self.path = ""
-        self._name = name
+        self._name = self.where = name
         self._far: int | None = None
 
     def start(self) -> None:

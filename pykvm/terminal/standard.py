@@ -40,6 +40,8 @@ class Terminal(Console):
     the terminal may have lost sight of us.
     """
 
+    where = "standard output"
+
     def __init__(
         self,
         loop: Loop,
@@ -82,6 +84,13 @@ class Terminal(Console):
 
     def resume(self) -> None:
         self._loop.post(self._look_again)
+
+    def drain(self, seconds: float | None, wake: int | None = None) -> bool:
+        if super().drain(0):
+            return True
+        if self._mode is not None:
+            self._mode.leave()  # so that Ctrl-C is a signal again, for who won't wait
+        return super().drain(seconds, wake)
 
     def close(self) -> None:
         if self._parent is not None:

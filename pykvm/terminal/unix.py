@@ -21,7 +21,7 @@ class UnixConsole(Console):
 
     def __init__(self, loop: Loop, path: str) -> None:
         super().__init__(loop)
-        self.path = path
+        self.path = self.where = path
         self._loop = loop
         self._listener: socket.socket | None = None
         self._identity: tuple[int, int] | None = None  # of the socket's file
