@@ -84,9 +84,11 @@ def test_linux_gives_a_shell_in_a_terminal_and_poweroff_ends_it():
     terminal.type("echo six times seven is $((6*7)); tty\n")
     terminal.expect(r"\r\nsix times seven is 42\r\n/dev/ttyS0\r\n")
     terminal.expect(r"/root # ")
-    terminal.type("sleep 1000\n")
-    terminal.expect("sleep 1000")
-    terminal.type("\x03")  # Ctrl-C goes to the guest, whose shell has job control
+    # Ctrl-C goes to the guest, whose shell has job control. What is typed before the program has the
+    # terminal is the shell's, so wait for its output.
+    terminal.type("(echo begun; exec sleep 1000)\n")
+    terminal.expect(r"\r\nbegun\r\n")
+    terminal.type("\x03")
     terminal.expect(r"/root # ")
     terminal.type("poweroff\n")
     assert terminal.status() == 0
