@@ -104,6 +104,9 @@ MSR_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD
 # particular character in the FIFO it applies to".
 BREAK_CHARACTER = LSR_BI << 8
 
+# What is saved as it is; FIFOs are copied.
+STATE = ("ier", "fcr", "lcr", "mcr", "lsr", "msr", "scr", "divisor", "thr_empty", "load")
+
 
 class Serial:
     """One 16550A on ports 0 to 7 of its place.
@@ -432,35 +435,15 @@ class Serial:
     # State
 
     def save(self) -> State:
-        return {
-            "version": 1,
-            "ier": self._ier,
-            "fcr": self._fcr,
-            "lcr": self._lcr,
-            "mcr": self._mcr,
-            "lsr": self._lsr,
-            "msr": self._msr,
-            "scr": self._scr,
-            "divisor": self._divisor,
-            "received": list(self._received),
-            "unsent": bytes(self._unsent),
-            "thr_empty": self._thr_empty,
-            "load": self._load,
-        }
+        state: State = {name: getattr(self, f"_{name}") for name in STATE}
+        return {"version": 1, **state, "received": list(self._received), "unsent": bytes(self._unsent)}
 
     def load(self, state: State) -> None:
-        self._ier = state["ier"]
-        self._fcr = state["fcr"]
-        self._lcr = state["lcr"]
-        self._mcr = state["mcr"]
-        self._lsr = state["lsr"]
-        self._msr = state["msr"]
-        self._scr = state["scr"]
-        self._divisor = state["divisor"]
+        for name in STATE:
+            setattr(self, f"_{name}", state[name])
         self._received[:] = state["received"]
         self._unsent[:] = state["unsent"]
-        self._thr_empty = state["thr_empty"]
-        self._load = state["load"]
+        self._looks = 0
         self._follow_registers()
         self._timeout = 0 < len(self._received) < self._trigger
         self._update()

@@ -79,7 +79,9 @@ INSTRUCTIONS = (
     _instruction("pxor", "long", "660fefc0", "sse2"),
     _instruction("movdqu", "long", "f30f6f06", "sse2"),
     _instruction("xgetbv", "long", "0f01d0", "xsave"),
-    _instruction("xsetbv", "long", "b801000000 0f01d1", "xsave"),
+    # The value that is there already: an emulated AMD-V that doesn't intercept it would leave KVM's host
+    # with the guest's.
+    _instruction("xsetbv", "long", "b807000000 0f01d1", "avx"),
     _instruction("xsave", "long", "b801000000 0fae26", "xsave"),
     _instruction("vpxor", "long", "c5f9efc0", "avx"),
 )
