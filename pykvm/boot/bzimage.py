@@ -114,7 +114,7 @@ def _vmlinux(image: Image, header: SetupHeader, packed: bytes, cache: Cache | No
     key = key_of(LAYOUT, image.sha256())
     path = cache.get(key)
     if path is not None:
-        return Image.open(path)
+        return Image.open(path, image.name)
     unpacked = _unpack(image, header, packed)
 
     def write(file: BinaryIO) -> None:

@@ -34,19 +34,20 @@ class Image:
         return cls(name, len(view), data=view)
 
     @classmethod
-    def open(cls, path: str) -> Image:
-        """The image in the regular file at ``path``. Raises InputError."""
+    def open(cls, path: str, name: str = "") -> Image:
+        """The image in the regular file at ``path``; messages call it ``name``. Raises InputError."""
+        name = name or path
         try:
             # Without O_NONBLOCK, opening a FIFO would wait for its writer.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             what = f"cannot be read: {error.strerror}"
-            raise InputError(what, where=path, remedy="check the path and its permissions") from None
+            raise InputError(what, where=name, remedy="check the path and its permissions") from None
         status = os.fstat(fd)
         if not S_ISREG(status.st_mode):
             os.close(fd)
-            raise InputError("is not a regular file", where=path, remedy="name the file that holds the image")
-        return cls(path, status.st_size, fd=fd)
+            raise InputError("is not a regular file", where=name, remedy="name the file that holds the image")
+        return cls(name, status.st_size, fd=fd)
 
     def close(self) -> None:
         """Close the file; twice is once."""

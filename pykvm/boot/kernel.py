@@ -23,3 +23,8 @@ class Kernel:
     header: SetupHeader | None
     code32_start: int = 0
     version: str = ""
+
+    @property
+    def linux(self) -> bool:
+        """Whether it is Linux: by its note, or because nothing else comes as a bzImage."""
+        return self.format == "bzimage" or "Linux" in self.version

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pykvm.boot import bzimage, elf, flat, initrd, lowmem, params
 from pykvm.boot.detect import FORMATS, detect
 from pykvm.boot.places import Places, Range
+from pykvm.config.cmdline import merge_cmdline
 from pykvm.errors import InputError
 from pykvm.frozen import frozen
 from pykvm.memory.layout import HIGH_RAM, TABLES
@@ -26,7 +27,8 @@ class Entry:
     """A loaded kernel: its format, mode and address of entry, the CPU's state, and who lies where.
 
     ``mode`` is "real", "protected" or "long"; ``state`` is as in pykvm/x86/entry.py; ``placed`` is in
-    the order of addresses; ``version`` is what the kernel calls itself, where it does.
+    the order of addresses; ``version`` is what the kernel calls itself, where it does. ``cmdline`` is the
+    command line that it gets, ``linux`` whether it is Linux.
     """
 
     format: str
@@ -35,6 +37,8 @@ class Entry:
     state: State
     placed: tuple[Range, ...]
     version: str
+    cmdline: str
+    linux: bool
 
 
 def load(
@@ -44,13 +48,15 @@ def load(
     kernel: KernelConfig,
     *,
     rsdp: int = 0,
+    linux_words: str = "",
     cache: Cache | None = None,
 ) -> Entry:
     """Put ``image`` and ``initrds`` into ``memory``, which must be fresh, with all that the kernel reads.
 
     ``kernel`` says the command line, and what the image alone doesn't tell: format, mode of entry,
     addresses of a flat binary. ``rsdp`` is the address of ACPI's tables, which the caller puts there (0:
-    none). Unpacked kernels are kept in ``cache``.
+    none). ``linux_words`` are for the command line of Linux, where the user's own don't say otherwise.
+    Unpacked kernels are kept in ``cache``.
 
     Raises InputError where image, initrds or ``kernel`` are wrong or the memory too small, and HostError
     where a library for unpacking is missing.
@@ -60,10 +66,12 @@ def load(
         places.take(Range(name="the ACPI tables", gpa=TABLES, size=HIGH_RAM - TABLES), "memory")
     loaded = _load_kernel(places, image, kernel, cache)
     rsi = 0
+    command = merge_cmdline(linux_words, kernel.cmdline) if loaded.linux else kernel.cmdline
     if loaded.header is not None:
         disk = initrd.load(places, loaded, initrds)
-        cmdline = kernel.cmdline.encode("utf-8", "surrogateescape")
-        params.write(places, loaded, cmdline, image.name, initrd=disk, rsdp=rsdp)
+        params.write(
+            places, loaded, command.encode("utf-8", "surrogateescape"), image.name, initrd=disk, rsdp=rsdp
+        )
         rsi = lowmem.BOOT_PARAMS.gpa
     elif initrds or kernel.cmdline:
         raise image.error("is a flat binary, which takes no initrd and no command line", "leave them out")
@@ -75,6 +83,8 @@ def load(
         state=state,
         placed=tuple(places.taken),
         version=loaded.version,
+        cmdline=command,
+        linux=loaded.linux,
     )
 
 

@@ -35,20 +35,18 @@ def run(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     boot = Boot()
     try:
-        timeout = duration_ns(given.timeout) if given.timeout else None
+        timeout = None if given.timeout is None else duration_ns(given.timeout)
         config = configuration(given.machine, given.changes)
         cause = boot.run(config, timeout, yes=given.yes)
     except BaseException as error:
         boot.close()
-        if given.report:
-            report.write(given.report, boot.report(_cause_of(error)))
+        _write_report(given.report, boot, _cause_of(error))
         raise
     boot.close()
     if cause.status not in QUIET:
         boot.explain(cause)
-    if given.report:
-        report.write(given.report, boot.report(cause))
-    return cause.status
+    written = _write_report(given.report, boot, cause)
+    return cause.status or written
 
 
 class Boot:
@@ -112,10 +110,7 @@ class Boot:
                 lines += (f"  {line}" for line in tail.split("\n"))
         sentence = f"pykvm: {cause.sentence}"
         lines.append(f"{sentence}; {cause.remedy}" if cause.remedy else sentence)
-        try:
-            print("\n".join(lines), file=sys.stderr, flush=True)
-        except OSError:
-            return
+        _say("\n".join(lines))
 
     def close(self) -> None:
         """Give everything back to the host."""
@@ -123,6 +118,28 @@ class Boot:
             self._machine.close()
         if self._plan is not None:
             self._plan.memory.close()
+
+
+def _write_report(path: str | None, boot: Boot, cause: Cause) -> int:
+    """Write the report where one is wanted; what went wrong with that is said, and is the status.
+
+    It raises nothing: how the boot itself ended is more important.
+    """
+    if path is None:
+        return 0
+    try:
+        report.write(path, boot.report(cause))
+    except HostError as error:
+        _say(f"pykvm: {error}")
+        return error.status
+    return 0
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # nobody is there to read it
+        return
 
 
 def _cause_of(error: BaseException) -> Cause:

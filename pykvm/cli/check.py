@@ -11,7 +11,9 @@ from pykvm.machine import plan
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
+    from pykvm.config.model import DebugExitConfig
     from pykvm.machine.plan import Plan
 
 
@@ -19,33 +21,70 @@ def run(arguments: Sequence[str]) -> int:
     """Check, and say what would be booted; errors are those of ``boot``."""
     parser = Parser(prog="pykvm check", description="Say what is wrong with a machine; boot nothing.")
     machine_options(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     given = parser.parse_args(arguments)
     config = configuration(given.machine, given.changes)
     assert config.kernel is not None
     made = plan.make(config, resolve(config.kernel))
     try:
-        print("\n".join(_words(config.kernel.image, made)))
+        told = _told(config.kernel.image, made)
     finally:
         made.memory.close()
+    if given.json:
+        import json
+
+        print(json.dumps(told, indent=2))
+    else:
+        print("\n".join(_words(told)))
     return 0
 
 
-def _words(image: str, made: Plan) -> list[str]:
+def _told(image: str, made: Plan) -> dict[str, Any]:
+    """What would be booted; ``image`` is what the machine file calls the kernel."""
     config, entry = made.config, made.entry
-    assert config.kernel is not None
+    return {
+        "source": config.source,
+        "name": config.name,
+        "cpus": {"count": config.cpus.count, "model": config.cpus.model},
+        "memory": config.memory.size,
+        "kernel": {
+            "image": image,
+            "format": entry.format,
+            "version": entry.version,
+            "linux": entry.linux,
+            "mode": entry.mode,
+            "entry": entry.address,
+            "cmdline": entry.cmdline,
+        },
+        "devices": [_device(device) for device in config.devices],
+        "placed": [{"name": place.name, "gpa": place.gpa, "size": place.size} for place in entry.placed],
+    }
+
+
+def _device(device: SerialConfig | DebugExitConfig) -> dict[str, Any]:
+    """``device`` as the machine file writes it."""
+    if isinstance(device, SerialConfig):
+        return {"serial": {"port": device.port, "to": device.to}}
+    return {"debug-exit": {"port": device.port}}
+
+
+def _words(told: dict[str, Any]) -> list[str]:
+    kernel = told["kernel"]
+    version = f", {kernel['version']}" if kernel["version"] else ""
     lines = [
-        f"{config.source or image}: nothing wrong",
-        f"machine   {config.name}: {config.cpus.count} CPU ({config.cpus.model}), "
-        f"{show_size(config.memory.size)} of memory",
-        f"kernel    {image}: {entry.format}{f', {entry.version}' if entry.version else ''}",
-        f"entry     {entry.mode} mode at {entry.address:#x}",
+        f"{told['source'] or kernel['image']}: nothing wrong",
+        f"machine   {told['name']}: {told['cpus']['count']} CPU ({told['cpus']['model']}), "
+        f"{show_size(told['memory'])} of memory",
+        f"kernel    {kernel['image']}: {kernel['format']}{version}",
+        f"entry     {kernel['mode']} mode at {kernel['entry']:#x}",
     ]
-    if config.kernel.cmdline:
-        lines.append(f"cmdline   {config.kernel.cmdline}")
-    for device in config.devices:
-        if isinstance(device, SerialConfig):
-            lines.append(f"device    {device.port}, to {device.to}")
-        else:
-            lines.append(f"device    debug-exit at {device.port:#x}")
-    lines += (f"memory    {place.gpa:#012x}–{place.end - 1:#012x}  {place.name}" for place in entry.placed)
+    if kernel["cmdline"]:
+        lines.append(f"cmdline   {kernel['cmdline']}")
+    for device in told["devices"]:
+        for kind, row in device.items():
+            place = f"{row['port']}, to {row['to']}" if kind == "serial" else f"{kind} at {row['port']:#x}"
+            lines.append(f"device    {place}")
+    for place in told["placed"]:
+        last = place["gpa"] + place["size"] - 1
+        lines.append(f"memory    {place['gpa']:#012x}–{last:#012x}  {place['name']}")
     return lines

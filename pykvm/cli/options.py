@@ -8,6 +8,7 @@ import os
 from pykvm.config import defaults_for, load
 from pykvm.config.override import Override
 from pykvm.errors import InputError, UsageError
+from pykvm.frozen import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 # option, key of the machine file, what it is, whether it is put behind what is there
 SHORT_FORMS = (
     ("--kernel", "kernel.image", "the kernel image", False),
-    ("--initrd", "kernel.initrd", "the initial RAM disk", False),
+    ("--initrd", "kernel.initrd", "an initial RAM disk; several are put one behind the other", False),
     ("--append", "kernel.cmdline", "more words for the kernel's command line", True),
     ("--name", "name", "the machine's name", False),
 )
@@ -30,7 +31,7 @@ class Parser(argparse.ArgumentParser):
     """Whose errors are ours: one sentence, status 64."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, where=self.prog, remedy=f"see {self.prog} --help")
+        raise UsageError(message, where=self.prog.removeprefix("pykvm "), remedy=f"see {self.prog} --help")
 
 
 def machine_options(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +70,7 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
     """The machine that MACHINE names, with the command line's changes."""
     from pykvm.guests import find
 
+    changes = _numbered(changes)
     if given is None:
         if os.path.exists("machine.yaml"):
             return load("machine.yaml", changes)
@@ -99,6 +101,19 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
     if given.endswith((".yaml", ".yml")) or _is_text(given):
         return load(given, changes)
     return defaults_for(given, changes)
+
+
+def _numbered(changes: list[str | Override]) -> list[str | Override]:
+    """The first --initrd takes the place of what the file names, those after it come behind it."""
+    numbered = []
+    count = 0
+    for change in changes:
+        if isinstance(change, Override) and change.option == "--initrd":
+            if count:
+                change = replace(change, key=f"{change.key}.{count}")
+            count += 1
+        numbered.append(change)
+    return numbered
 
 
 def _is_text(path: str) -> bool:

@@ -8,6 +8,7 @@ from pykvm.config.model import DebugExitConfig, MachineConfig, SerialConfig
 from pykvm.config.node import Node, Source, join, plant
 from pykvm.config.override import override
 from pykvm.config.parse import MOST_BYTES, decode, parse
+from pykvm.config.ports import SERIAL_COUNT, SERIAL_PORTS, board_ports
 from pykvm.config.schema import MACHINE, NAME
 from pykvm.errors import InputError, UsageError
 
@@ -72,13 +73,15 @@ def _check_flat(kernel: KernelConfig, root: Node) -> None:
 
 
 def _check_devices(devices: tuple[SerialConfig | DebugExitConfig, ...], root: Node) -> None:
-    """No two devices at one place, and only one that reads the terminal."""
-    places: dict[str | int, str] = {}
+    """No two devices at one place, none where the board has its own, and only one on the terminal."""
+    places: dict[str | int, str] = dict(board_ports().items())
     for index, device in enumerate(devices):
         path = f"devices.{index}"
         if isinstance(device, SerialConfig):
             path = join(path, "serial")
+            first = SERIAL_PORTS[device.port]
             wanted: list[tuple[str, str | int]] = [("port", device.port)]
+            wanted += (("port", port) for port in range(first, first + SERIAL_COUNT))
             if device.to == "terminal":
                 wanted.append(("to", "terminal"))
         else:

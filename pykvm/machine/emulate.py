@@ -130,6 +130,15 @@ def _given_up(cpu: Cpu, code: bytes) -> Cause:
     from pykvm.x86.disasm import disassemble  # late: capstone takes 60 ms, and only a crash needs it
 
     rip = cpu.regs["rip"]
+    if code == b"\xff" * LONGEST:
+        where = rip + (0 if cpu.bits == 64 else cpu.sregs["cs"]["base"])
+        return verdict.crash(
+            "internal-error",
+            f"the guest ran to {where:#x}, where there is no memory (all reads give ff)",
+            "a jump or a return went astray, or the guest believes in more memory than `memory` gives",
+            rip=rip,
+            code=code.hex(),
+        )
     lines = disassemble(code, rip, cpu.bits, 1) if code else []
     shown = lines[0] if lines else f"{rip:#x}: (no memory there)"
     return verdict.crash(

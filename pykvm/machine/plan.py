@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pykvm.config.model import KernelConfig, MachineConfig
 
 
+CONSOLE = "console=ttyS0"
+
+
 @frozen
 class Plan:
     """``memory`` belongs to whoever made the plan: close it after the machine that was built from it."""
@@ -32,22 +35,34 @@ class Plan:
 
     @property
     def linux(self) -> bool:
-        """Whether the kernel calls itself Linux: then its panic line is known."""
-        return "Linux" in self.entry.version or self.entry.format == "bzimage"
+        """Whether the kernel is Linux: then its panic line is known."""
+        return self.entry.linux
 
 
 def make(config: MachineConfig, kernel: KernelConfig) -> Plan:
     """Load ``kernel`` (with paths for what was ``debian:``, ``host`` or a recipe) and the tables.
 
+    Linux is told of com1 as its console, unless its command line names one. Messages call an image what
+    the machine file calls it.
+
     Raises InputError for a kernel that is wrong or doesn't fit, HostError where the host lacks memory.
     """
     memory = GuestMemory.pc(config.memory.size)
     images: list[Image] = []
+    said = config.kernel or kernel
     try:
-        images.append(Image.open(kernel.image))
-        images += (Image.open(path) for path in kernel.initrd)
+        for path, name in zip((kernel.image, *kernel.initrd), (said.image, *said.initrd), strict=True):
+            images.append(Image.open(path, name))
         tables = build_tables(_board(config)) if kernel.format != "flat" else None
-        entry = load(memory, images[0], images[1:], kernel, rsdp=tables.rsdp if tables else 0, cache=Cache())
+        entry = load(
+            memory,
+            images[0],
+            images[1:],
+            kernel,
+            rsdp=tables.rsdp if tables else 0,
+            linux_words=CONSOLE if "com1" in _serials(config) else "",
+            cache=Cache(),
+        )
         if tables:
             memory.write(tables.base, tables.image)
         return Plan(config=replace(config, kernel=kernel), memory=memory, entry=entry)
@@ -60,10 +75,14 @@ def make(config: MachineConfig, kernel: KernelConfig) -> Plan:
 
 
 def _board(config: MachineConfig) -> Board:
-    serials = {device.port for device in config.devices if isinstance(device, SerialConfig)}
+    serials = _serials(config)
     return Board(
         cpus=config.cpus.count,
         max_cpus=config.cpus.max or config.cpus.count,
         serials=tuple(place for name, place in COM_PORTS.items() if name in serials),
         pit=config.pit != "none",
     )
+
+
+def _serials(config: MachineConfig) -> set[str]:
+    return {device.port for device in config.devices if isinstance(device, SerialConfig)}

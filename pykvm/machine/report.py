@@ -101,5 +101,7 @@ def write(path: str, told: dict[str, Any]) -> None:
                 os.unlink(temporary)
     except OSError as error:
         raise HostError(
-            f"the report can't be written: {error.strerror}", where=path, remedy="give --report another path"
+            f"the report can't be written: {error.strerror}",
+            where=path or "--report",
+            remedy="give --report another path",
         ) from error

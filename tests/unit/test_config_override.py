@@ -79,8 +79,8 @@ def test_a_feature_whose_name_has_a_dot_is_set(change):
 
 def test_a_number_reaches_into_a_list(change):
     text = K + "devices: [{debug-exit: {port: 0x501}}, {serial: {port: com2, to: pty}}]"
-    got = change(text, "devices.1.serial.to=none", "devices.0.debug-exit.port=0x502").devices
-    assert got == (DebugExitConfig(port=0x502), SerialConfig(port="com2", to="none"))
+    got = change(text, "devices.1.serial.to=none", "devices.0.debug-exit.port=0x510").devices
+    assert got == (DebugExitConfig(port=0x510), SerialConfig(port="com2", to="none"))
 
 
 def test_a_number_reaches_into_the_default_devices(change):
