@@ -70,10 +70,10 @@ class Boot:
         assert config.kernel is not None
         if not os.path.isabs(config.kernel.image):  # Linux, to be fetched or built: not where it can't run
             with Kvm() as kvm:
-                require_kvm(kvm, needs_ring0=True)
+                self._facts = require_kvm(kvm, needs_ring0=True)
         self._plan = plan.make(config, resolve(config.kernel, yes=yes))
         with Kvm() as kvm:
-            self._facts = require_kvm(kvm, needs_ring0=self._plan.linux)
+            self._facts = self._facts or require_kvm(kvm, needs_ring0=self._plan.linux)
             self._machine = build(self._plan, kvm)
         session = Session(self._machine, timeout_ns=timeout_ns, linux=self._plan.linux)
         try:

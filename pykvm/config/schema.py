@@ -29,13 +29,13 @@ from pykvm.config.model import (
     OnConfig,
     SerialConfig,
 )
+from pykvm.config.ports import SERIAL_PORTS
 
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
 FOUR_GIB = 1 << 32
 HOUR = 3600 * 10**9
 
 NAME = Name()
-SERIAL_PORTS = ("com1", "com2", "com3", "com4")
 CPU_MODELS = ("host", "baseline", "x86-64-v1", "x86-64-v2", "x86-64-v3")
 FEATURE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789_.-"  # as Linux and QEMU spell them
 ADDRESS = Whole(least=0, most=FOUR_GIB - 1, hexadecimal=True)
@@ -157,7 +157,7 @@ SERIAL = Group(
     rows=(
         key(
             "port",
-            Choice(noun="a serial port", now=SERIAL_PORTS),
+            Choice(noun="a serial port", now=tuple(SERIAL_PORTS)),
             "Which of the four serial ports of a PC it is.",
             default="com1",
         ),

@@ -7,6 +7,8 @@ its routes carry to one or both of the controllers.
 
 from __future__ import annotations
 
+from pykvm.config.ports import SERIAL_PORTS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.devices.device import Line
@@ -18,7 +20,8 @@ IRQ_RTC = 8
 IRQ_SCI = 9
 IRQ_MOUSE = 12
 # name: (first port, IRQ), as every PC has them
-COM_PORTS = {"com1": (0x3F8, 4), "com2": (0x2F8, 3), "com3": (0x3E8, 4), "com4": (0x2E8, 3)}
+COM_IRQS = {"com1": 4, "com2": 3, "com3": 4, "com4": 3}
+COM_PORTS = {name: (port, COM_IRQS[name]) for name, port in SERIAL_PORTS.items()}
 
 # GSI, controller, pin: the ISA lines to both controllers, those of PCI to the IOAPIC alone.
 ROUTES = [
