@@ -9,6 +9,8 @@ Source: Intel SDM vol. 3A §10.6.2 (destinations), §10.6.2.4 (arbitration), §1
 
 from __future__ import annotations
 
+from pykvm.devices import lapicregisters as reg
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +31,8 @@ EXTINT = 7
 
 BROADCAST = 0xFFFF_FFFF
 BROADCAST_8 = 0xFF
+
+IPI_MODES = (FIXED, LOWEST_PRIORITY, SMI, NMI, INIT, STARTUP)
 
 FIRST_VECTOR = 16  # vectors 0 to 15 are illegal in fixed and lowest-priority messages (§10.5.2)
 
@@ -57,9 +61,21 @@ class ApicBus:
         """Send a message to the APICs that match; True where one took it."""
         return self._send([a for a in self._apics if a.matches(destination, logical)], mode, vector, level)
 
-    def broadcast(self, mode: int, vector: int, but: LocalApic | None) -> None:
-        """An IPI's shorthand: to all APICs, or to all but one."""
-        self._send([a for a in self._apics if a is not but and a.matches(BROADCAST, False)], mode, vector)
+    def ipi(self, sender: LocalApic, icr: int, destination: int) -> None:
+        """Send what ``sender`` has in the lower half of its ICR (§10.6.1). It is an edge, always."""
+        mode, vector = (icr & reg.MODE) >> reg.MODE_SHIFT, icr & reg.VECTOR
+        deassert = mode == INIT and icr & (reg.ICR_LEVEL | reg.ICR_ASSERT) == reg.ICR_LEVEL
+        if mode not in IPI_MODES or deassert:  # an INIT's de-assert means nothing since the Pentium 4
+            return
+        shorthand = icr >> reg.ICR_SHORTHAND_SHIFT
+        if shorthand == reg.NO_SHORTHAND:
+            self.deliver(destination, bool(icr & reg.ICR_LOGICAL), mode, vector, False)
+            return
+        all_of_them = [apic for apic in self._apics if apic.matches(BROADCAST, False)]
+        targets = [sender] if shorthand == reg.TO_SELF else all_of_them
+        if shorthand == reg.TO_OTHERS or mode in (INIT, STARTUP):  # never to the sender (table 10-3)
+            targets = [apic for apic in targets if apic is not sender]
+        self._send(targets, mode, vector, False)
 
     def msi(self, address: int, data: int) -> bool:
         """A device writes ``data``, 32 bits, to 0xFEEx_xxxx."""
@@ -72,7 +88,7 @@ class ApicBus:
         if self.on_eoi is not None:
             self.on_eoi(vector)
 
-    def _send(self, targets: Sequence[LocalApic], mode: int, vector: int, level: bool = False) -> bool:
+    def _send(self, targets: Sequence[LocalApic], mode: int, vector: int, level: bool) -> bool:
         if mode == LOWEST_PRIORITY and len(targets) > 1:
             targets = self._arbitrate(targets)
         accepted = False

@@ -15,7 +15,7 @@ Source: Intel SDM vol. 3A chapter 10.
 from __future__ import annotations
 
 from pykvm.devices import lapicregisters as reg
-from pykvm.devices.apicbus import EXTINT, FIRST_VECTOR, FIXED, INIT, LOWEST_PRIORITY, NMI, SMI, STARTUP, wide
+from pykvm.devices.apicbus import EXTINT, FIRST_VECTOR, FIXED, INIT, LOWEST_PRIORITY, NMI, STARTUP, wide
 from pykvm.devices.lapicidentity import Identity
 from pykvm.devices.lapictimer import ApicTimer
 from pykvm.devices.lapicvectors import Vectors
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 
 LINT0, LINT1 = 0, 1
-SENDABLE = (FIXED, LOWEST_PRIORITY, SMI, NMI, INIT, STARTUP)  # by an ICR
 EXTINT_LVT = EXTINT << reg.MODE_SHIFT
 
 
@@ -307,19 +306,8 @@ class LocalApic:
         if mode in (FIXED, LOWEST_PRIORITY) and vector < FIRST_VECTOR:
             self._error(reg.ESR_SEND_ILLEGAL_VECTOR)
             return
-        deassert = mode == INIT and low & (reg.ICR_LEVEL | reg.ICR_ASSERT) == reg.ICR_LEVEL
-        if mode not in SENDABLE or deassert:  # an INIT's de-assert means nothing since the Pentium 4
-            return
-        shorthand = low >> reg.ICR_SHORTHAND_SHIFT
-        starts = mode in (INIT, STARTUP)  # by a shorthand these never go to their sender (table 10-3)
-        if shorthand == reg.NO_SHORTHAND:
-            high = self._kept[reg.ICR_HIGH]
-            destination = high if self._identity.is_x2apic else wide(high >> 24)
-            self._bus.deliver(destination, bool(low & reg.ICR_LOGICAL), mode, vector, False)
-        elif shorthand != reg.TO_SELF:
-            self._bus.broadcast(mode, vector, self if shorthand == reg.TO_OTHERS or starts else None)
-        elif not starts:
-            self.accept(mode, vector, False)
+        high = self._kept[reg.ICR_HIGH]
+        self._bus.ipi(self, low, high if self._identity.is_x2apic else wide(high >> 24))
 
     def _send_to_self(self, vector: int) -> None:
         self._send(reg.TO_SELF << reg.ICR_SHORTHAND_SHIFT | vector)

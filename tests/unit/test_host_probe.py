@@ -81,7 +81,7 @@ def test_paging_that_does_not_work_is_told(row, how):
         ("fwait", "9b", True),
         ("clwb", "660fae36", True),
         ("cmpxchg16b", "f0480fc70e", True),
-        ("swapgs", "0f0b", False),  # ud2: a fault is no finish
+        ("swapgs", "f0f30fb8c1", False),  # lock popcnt is #UD: a fault is no finish
         ("wbinvd", "0f0fc0ff", False),  # nothing that pykvm knows
         ("rdrand", "", False),  # a KVM that doesn't tell the bytes
     ],

@@ -308,6 +308,7 @@ def test_a_fixed_edge_on_lint0_is_an_interrupt_of_its_own(cpu):
     cpu.write(reg.LVT_LINT0, 0x31)
     cpu.apic.lint0.set(True)
     assert cpu.take_all() == [0x31]
+    assert cpu.vectors(reg.TMR) == []
     cpu.apic.lint0.set(False)
     cpu.apic.lint0.set(True)
     assert cpu.take_all() == [0x31]
@@ -692,7 +693,9 @@ def test_restored_apics_go_on_as_the_saved_ones():
     first.take()
     interrupt(saved, 0x55, level=True)
     second.enter_x2apic()
+    second.wrmsr(0x836, NMI)
     second.apic.lint1.set(True)
+    second.events.clear()
     second.apic.waiting = False
     second.apic.accept(7, 0, False)  # ExtINT
     first.write(reg.LVT_ERROR, 0xFE | MASKED)
