@@ -24,7 +24,7 @@ class Initramfs:
         self.package = recipe.text("package")
         self._directories = recipe.texts("directories")
         self._from_package = recipe.pairs("from_package")
-        self._programs = recipe.pairs("programs")
+        self._files = recipe.pairs("files")
         self._links = recipe.pairs("links")
         self._devices = recipe.devices("devices")
 
@@ -61,7 +61,7 @@ class Initramfs:
                 archive.file(path, contents[source], 0o755)
             for path, target in self._links.items():
                 archive.link(path, target)
-            for path, name in self._programs.items():
+            for path, name in self._files.items():
                 archive.file(path, self._read(name), 0o755)
             archive.close()
         return made, package

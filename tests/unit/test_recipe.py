@@ -32,7 +32,7 @@ INITRAMFS = """
     "bin/busybox" = "bin/busybox"
     [links]
     "bin/sh" = "busybox"
-    [programs]
+    [files]
     init = "init"
     [devices]
     "dev/console" = [5, 1]
