@@ -1,46 +1,25 @@
-"""What a VM is made of: the parts list of the board, in the order of putting it together.
+"""A machine from its plan: memory, interrupt controllers, the board (board.py), CPUs, in this order.
 
-Move a line and the machine changes. To add a device: give it a file in pykvm/devices/, a line here,
-and a row in pykvm/config/schema.py where the machine file is to choose it.
+There is a way for each back end. They differ in who has the guest's memory mapped, where the interrupt
+controllers are, and what runs the CPUs; the board is the same.
 """
 
 from __future__ import annotations
 
-from pykvm.config.model import DebugExitConfig, SerialConfig
-from pykvm.devices import debugexit, i8042, power, pvpanic, rtc, serial
 from pykvm.devices.bus import MemoryBus, PortBus
-from pykvm.devices.debugexit import DebugExit
-from pykvm.devices.fasta20 import FastA20
-from pykvm.devices.i8042 import I8042
-from pykvm.devices.pci.bus import CONFIG_PORT, CONFIG_PORTS, PciBus, PciPorts, host_bridge
-from pykvm.devices.pit import PIT_PORT, PIT_PORTS, SPEAKER_PORT, Pit
-from pykvm.devices.port80 import Port80
-from pykvm.devices.power import Power, ResetControl
-from pykvm.devices.pvpanic import Pvpanic
-from pykvm.devices.rtc import Rtc
-from pykvm.devices.serial import Serial
-from pykvm.errors import InternalError
+from pykvm.devices.lapictimer import TIMER_HZ
 from pykvm.host.cpuid import guest_cpuid
 from pykvm.kvm.system import Kvm, cpuid_entries, cpuid_table
-from pykvm.machine import verdict
-from pykvm.machine.interrupts import (
-    COM_PORTS,
-    IRQ_KEYBOARD,
-    IRQ_PIT,
-    IRQ_RTC,
-    IRQ_SCI,
-    ROUTES,
-    IsaLines,
-)
+from pykvm.machine import board
+from pykvm.machine.controllers import Controllers
+from pykvm.machine.interrupts import ROUTES, IsaLines, KvmLine
 from pykvm.machine.kvmcpu import KvmCpu
 from pykvm.machine.machine import Machine
 from pykvm.memory import layout
-from pykvm.terminal.open import make_console
 from pykvm.x86 import cpuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pykvm.devices.device import Device
     from pykvm.machine.plan import Plan
 
 
@@ -48,30 +27,28 @@ def build(plan: Plan, kvm: Kvm) -> Machine:
     """The machine of ``plan`` on ``kvm``, ready to ``start``. Raises HostError where the host can't."""
     machine = Machine(plan.config)
     try:
-        _build(machine, plan, kvm)
+        _on_kvm(machine, plan, kvm)
     except BaseException:
         machine.close()
         raise
     return machine
 
 
-def _build(machine: Machine, plan: Plan, kvm: Kvm) -> None:
+def build_translated(plan: Plan, tsc_hz: int) -> Machine:
+    """The machine of ``plan`` without KVM; the guest's TSC runs at ``tsc_hz``, as the host's does."""
+    machine = Machine(plan.config)
+    try:
+        _on_translator(machine, plan, tsc_hz)
+    except BaseException:
+        machine.close()
+        raise
+    return machine
+
+
+def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
     config, memory = plan.config, plan.memory
     vm = machine.own(kvm.create_vm())
     ports, mmio = PortBus(), MemoryBus()
-
-    def part(name: str, device: Device, port: int, count: int, *, width: int = 1) -> None:
-        machine.devices[name] = device
-        ports.attach(device, port, count, width=width, name=name)
-
-    def on_poweroff() -> None:
-        machine.post(verdict.poweroff())
-
-    def on_reset() -> None:
-        machine.post(verdict.reset())
-
-    def on_panic(events: int) -> None:
-        machine.on_panic()
 
     # Memory.
     if vm.capability("KVM_CAP_SET_TSS_ADDR"):
@@ -80,63 +57,14 @@ def _build(machine: Machine, plan: Plan, kvm: Kvm) -> None:
     for slot, region in enumerate(memory.regions):
         vm.set_memory(slot, region.gpa, region.size, region.hva, readonly=region.readonly)
 
-    # Interrupt controllers and the timer.
+    # Interrupt controllers and the timer chip.
     vm.create_irqchip()
     vm.set_routes(ROUTES)
-    lines = IsaLines(vm)
+    lines = IsaLines(lambda irq: KvmLine(vm, irq))
     if config.pit == "kernel":
         vm.create_pit()
-    elif config.pit == "user":
-        pit = Pit(lines.line(IRQ_PIT), machine.clock)
-        part("pit", pit, PIT_PORT, PIT_PORTS)
-        part("speaker", pit.speaker, SPEAKER_PORT, 1)
 
-    # The board.
-    clock = Rtc(
-        lines.line(IRQ_RTC),
-        machine.clock,
-        ram_below_4g=memory.low_end,
-        ram_above_4g=memory.high_end - layout.FOUR_GIB,
-    )
-    part("rtc", clock, 0x70, rtc.PORTS)
-    keyboard = I8042(lines.line(IRQ_KEYBOARD), on_reset)
-    machine.devices["i8042"] = keyboard
-    ports.attach(keyboard, 0x60, 1, name="i8042")
-    ports.attach(keyboard, 0x64, 1, offset=i8042.COMMAND, name="i8042")
-    part("fast-a20", FastA20(on_reset), 0x92, 1)
-    acpi = Power(lines.line(IRQ_SCI), machine.clock, on_poweroff)
-    part("power", acpi, power.PM_PORT, power.PM_PORTS, width=4)
-    reset = ResetControl(on_reset)
-    machine.devices["reset"] = reset
-    pci = PciBus()
-    pci.add(host_bridge(), 0)
-    part("pci", PciPorts(pci, reset), CONFIG_PORT, CONFIG_PORTS, width=4)
-    part("pvpanic", Pvpanic(on_panic), pvpanic.PORT, 1)
-    part("port80", Port80(), 0x80, 1)
-
-    # What the machine file lists.
-    for device in config.devices:
-        if isinstance(device, SerialConfig):
-            port, irq = COM_PORTS[device.port]
-            console = machine.own(
-                make_console(
-                    device.to,
-                    device.port,
-                    machine.loop,
-                    folder=config.folder,
-                    on_stop=lambda: machine.post(verdict.signal(2, "Ctrl-A x")),
-                    on_hangup=lambda: machine.post(verdict.signal(1, "the terminal's end")),
-                )
-            )
-            uart = Serial(lines.line(irq), console.output, patient=True)
-            console.attach(uart)
-            machine.consoles[device.port] = console
-            part(device.port, uart, port, serial.PORTS)
-        elif isinstance(device, DebugExitConfig):
-            end = DebugExit(lambda value: machine.post(verdict.debug_exit(value)))
-            part(f"debug-exit-{device.port:#x}", end, device.port, debugexit.PORTS, width=debugexit.WIDTH)
-        else:
-            raise InternalError(f"no part for {device!r}", where="build")
+    board.fit(machine, ports, lines, memory, own_pit=config.pit == "user")
 
     # CPUs.
     entries = guest_cpuid(kvm, config.cpus)
@@ -148,5 +76,27 @@ def _build(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         vcpu.set_cpuid(cpuid_table(asked))
         if index == 0:
             machine.cpuid_asked, machine.cpuid_seen = asked, cpuid_entries(vcpu, "KVM_GET_CPUID2")
+            cpu.load(plan.entry.state)
+
+
+def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
+    from importlib import import_module  # late: on hosts whose KVM is quick nobody needs the translator
+
+    features = import_module("pykvm.translate.features")
+    translated_cpu = import_module("pykvm.translate.cpu").TranslatedCpu
+    config, memory = plan.config, plan.memory
+    ports, mmio = PortBus(), MemoryBus()
+    controllers = Controllers(machine.clock, ports, mmio, machine.devices)
+
+    board.fit(machine, ports, IsaLines(controllers.input), memory, own_pit=config.pit != "none")
+
+    # CPUs.
+    entries = cpuid.with_clocks(features.cpuid(config.cpus), TIMER_HZ, tsc_hz)
+    for index in range(config.cpus.count):
+        asked = cpuid.for_vcpu(entries, index, config.cpus.count)
+        cpu = translated_cpu(index, memory, ports, mmio, machine.lock, asked, tsc_hz=tsc_hz)
+        machine.add_cpu(cpu)
+        cpu.connect(controllers.add_apic(index, cpu, asked, cpu.tsc, tsc_hz))
         if index == 0:
+            machine.cpuid_asked = machine.cpuid_seen = asked
             cpu.load(plan.entry.state)

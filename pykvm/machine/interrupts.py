@@ -1,4 +1,4 @@
-"""Interrupt numbers of the board, and the lines that carry them into KVM's controllers.
+"""Interrupt numbers of the board, and the lines that carry them into the interrupt controllers.
 
 On a PC an ISA interrupt n is input n of the PIC pair and input n of the IOAPIC, but for the PIT's:
 it is input 2 there. The ACPI tables say the same. What KVM calls a GSI is the number of a line, which
@@ -11,6 +11,8 @@ from pykvm.config.ports import SERIAL_PORTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pykvm.devices.device import Line
     from pykvm.kvm.vm import Vm
 
@@ -19,6 +21,7 @@ IRQ_KEYBOARD = 1
 IRQ_RTC = 8
 IRQ_SCI = 9
 IRQ_MOUSE = 12
+PIT_PIN = 2  # of the IOAPIC
 # name: (first port, IRQ), as every PC has them
 COM_IRQS = {"com1": 4, "com2": 3, "com3": 4, "com4": 3}
 COM_PORTS = {name: (port, COM_IRQS[name]) for name, port in SERIAL_PORTS.items()}
@@ -27,8 +30,8 @@ COM_PORTS = {name: (port, COM_IRQS[name]) for name, port in SERIAL_PORTS.items()
 ROUTES = [
     *((irq, "KVM_IRQCHIP_PIC_MASTER", irq) for irq in range(8) if irq != 2),  # 2 is the cascade
     *((irq, "KVM_IRQCHIP_PIC_SLAVE", irq - 8) for irq in range(8, 16)),
-    (IRQ_PIT, "KVM_IRQCHIP_IOAPIC", 2),
-    *((gsi, "KVM_IRQCHIP_IOAPIC", gsi) for gsi in range(1, 24) if gsi != 2),
+    (IRQ_PIT, "KVM_IRQCHIP_IOAPIC", PIT_PIN),
+    *((gsi, "KVM_IRQCHIP_IOAPIC", gsi) for gsi in range(1, 24) if gsi != PIT_PIN),
 ]
 
 
@@ -62,13 +65,17 @@ class SharedLine:
 
 
 class IsaLines:
-    """Hands out the ISA interrupt lines of a VM; a number asked for twice is shared."""
+    """Hands out the ISA interrupt lines of a machine; a number asked for twice is shared.
 
-    def __init__(self, vm: Vm) -> None:
-        self._vm = vm
-        self._inputs: dict[int, tuple[KvmLine, set[object]]] = {}
+    ``input_of`` gives the controllers' input that interrupt n goes into, and is asked once for each.
+    """
+
+    def __init__(self, input_of: Callable[[int], Line]) -> None:
+        self._input_of = input_of
+        self._inputs: dict[int, tuple[Line, set[object]]] = {}
 
     def line(self, irq: int) -> Line:
         """A new output on ISA interrupt ``irq``."""
-        line, levels = self._inputs.setdefault(irq, (KvmLine(self._vm, irq), set()))
-        return SharedLine(line, levels)
+        if irq not in self._inputs:
+            self._inputs[irq] = self._input_of(irq), set()
+        return SharedLine(*self._inputs[irq])

@@ -10,6 +10,8 @@ Every function leaves the list that it is given as it was.
 
 from __future__ import annotations
 
+from math import gcd
+
 from pykvm.errors import HostError, InputError
 from pykvm.x86.features import BITS, LEVELS, OPTIONAL, RUNTIME, canonical_name, dependents
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 SIGNIFICANT_INDEX = 1
 """The flag of an entry whose ``index`` (the subleaf, ECX) counts."""
+
+CLOCKS = 0x15
+"""The leaf that tells of crystal and TSC."""
 
 MODELS = ("host", "baseline", *LEVELS)
 """What ``cpu.model`` may be; ``baseline`` is x86-64-v2."""
@@ -184,6 +189,20 @@ def with_features(
 def with_offers(entries: Sequence[Entry], more: Iterable[str]) -> list[Entry]:
     """``entries`` and the features ``more``, which KVM has but does not list (x2apic, tsc_deadline_timer)."""
     return _set(_copy(entries), dict.fromkeys(more, True))
+
+
+def with_clocks(entries: Sequence[Entry], crystal_hz: int, tsc_hz: int) -> list[Entry]:
+    """``entries`` that tell in leaf 0x15 how fast the TSC is, and the crystal that the APIC's timer counts.
+
+    TSC Hz = ECX * EBX / EAX, with the crystal in ECX (SDM vol. 2, CPUID, leaf 0x15).
+    """
+    common = gcd(crystal_hz, tsc_hz)
+    clocks = _leaf(CLOCKS, crystal_hz // common, tsc_hz // common, crystal_hz, 0)
+    result = [entry for entry in _copy(entries) if entry["function"] != CLOCKS]
+    for entry in result:
+        if entry["function"] == 0:
+            entry["eax"] = max(entry["eax"], CLOCKS)
+    return [*result, clocks]
 
 
 def difference(asked: Sequence[Entry], got: Sequence[Entry]) -> list[str]:

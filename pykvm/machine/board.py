@@ -1,0 +1,101 @@
+"""What a machine is made of beside memory, interrupt controllers and CPUs: the parts list of the board.
+
+Move a line and the machine changes. To add a device: give it a file in pykvm/devices/, a line here,
+and a row in pykvm/config/schema.py where the machine file is to choose it.
+"""
+
+from __future__ import annotations
+
+from pykvm.config.model import DebugExitConfig, SerialConfig
+from pykvm.devices import debugexit, i8042, power, pvpanic, rtc, serial
+from pykvm.devices.debugexit import DebugExit
+from pykvm.devices.fasta20 import FastA20
+from pykvm.devices.i8042 import I8042
+from pykvm.devices.pci.bus import CONFIG_PORT, CONFIG_PORTS, PciBus, PciPorts, host_bridge
+from pykvm.devices.pit import PIT_PORT, PIT_PORTS, SPEAKER_PORT, Pit
+from pykvm.devices.port80 import Port80
+from pykvm.devices.power import Power, ResetControl
+from pykvm.devices.pvpanic import Pvpanic
+from pykvm.devices.rtc import Rtc
+from pykvm.devices.serial import Serial
+from pykvm.errors import InternalError
+from pykvm.machine import verdict
+from pykvm.machine.interrupts import COM_PORTS, IRQ_KEYBOARD, IRQ_PIT, IRQ_RTC, IRQ_SCI
+from pykvm.memory import layout
+from pykvm.terminal.open import make_console
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.devices.bus import PortBus
+    from pykvm.devices.device import Device
+    from pykvm.machine.interrupts import IsaLines
+    from pykvm.machine.machine import Machine
+    from pykvm.memory import GuestMemory
+
+
+def fit(machine: Machine, ports: PortBus, lines: IsaLines, memory: GuestMemory, *, own_pit: bool) -> None:
+    """Put the devices of ``machine`` in their places, from the timer chip (``own_pit``: ours) on."""
+    config = machine.config
+
+    def part(name: str, device: Device, port: int, count: int, *, width: int = 1) -> None:
+        machine.devices[name] = device
+        ports.attach(device, port, count, width=width, name=name)
+
+    def on_poweroff() -> None:
+        machine.post(verdict.poweroff())
+
+    def on_reset() -> None:
+        machine.post(verdict.reset())
+
+    def on_panic(events: int) -> None:
+        machine.on_panic()
+
+    if own_pit:
+        pit = Pit(lines.line(IRQ_PIT), machine.clock)
+        part("pit", pit, PIT_PORT, PIT_PORTS)
+        part("speaker", pit.speaker, SPEAKER_PORT, 1)
+    clock = Rtc(
+        lines.line(IRQ_RTC),
+        machine.clock,
+        ram_below_4g=memory.low_end,
+        ram_above_4g=memory.high_end - layout.FOUR_GIB,
+    )
+    part("rtc", clock, 0x70, rtc.PORTS)
+    keyboard = I8042(lines.line(IRQ_KEYBOARD), on_reset)
+    machine.devices["i8042"] = keyboard
+    ports.attach(keyboard, 0x60, 1, name="i8042")
+    ports.attach(keyboard, 0x64, 1, offset=i8042.COMMAND, name="i8042")
+    part("fast-a20", FastA20(on_reset), 0x92, 1)
+    acpi = Power(lines.line(IRQ_SCI), machine.clock, on_poweroff)
+    part("power", acpi, power.PM_PORT, power.PM_PORTS, width=4)
+    reset = ResetControl(on_reset)
+    machine.devices["reset"] = reset
+    pci = PciBus()
+    pci.add(host_bridge(), 0)
+    part("pci", PciPorts(pci, reset), CONFIG_PORT, CONFIG_PORTS, width=4)
+    part("pvpanic", Pvpanic(on_panic), pvpanic.PORT, 1)
+    part("port80", Port80(), 0x80, 1)
+
+    # What the machine file lists.
+    for device in config.devices:
+        if isinstance(device, SerialConfig):
+            port, irq = COM_PORTS[device.port]
+            console = machine.own(
+                make_console(
+                    device.to,
+                    device.port,
+                    machine.loop,
+                    folder=config.folder,
+                    on_stop=lambda: machine.post(verdict.signal(2, "Ctrl-A x")),
+                    on_hangup=lambda: machine.post(verdict.signal(1, "the terminal's end")),
+                )
+            )
+            uart = Serial(lines.line(irq), console.output, patient=True)
+            console.attach(uart)
+            machine.consoles[device.port] = console
+            part(device.port, uart, port, serial.PORTS)
+        elif isinstance(device, DebugExitConfig):
+            end = DebugExit(lambda value: machine.post(verdict.debug_exit(value)))
+            part(f"debug-exit-{device.port:#x}", end, device.port, debugexit.PORTS, width=debugexit.WIDTH)
+        else:
+            raise InternalError(f"no part for {device!r}", where="board")
