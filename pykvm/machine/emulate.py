@@ -1,8 +1,9 @@
 """Finishing an instruction that KVM's emulator gave up (KVM_EXIT_INTERNAL_ERROR, suberror 1).
 
-The vCPU's registers become plain values, ``x86/execute`` carries the instruction out on them and on
-guest memory, and what has changed goes back. Hosts whose KVM runs the guest's kernel on the hardware
-come here never or seldom; hosts whose KVM interprets it come here for each ``iret`` of old kernels.
+The vCPU's registers become plain values, ``x86/execute`` carries the instruction out on them, on guest
+memory and on the devices among its addresses, and what has changed goes back. Hosts whose KVM runs the
+guest's kernel on the hardware come here never or seldom; hosts whose KVM interprets it come here for each
+``iret`` of old kernels.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from pykvm.kvm.vcpu import Vcpu
     from pykvm.machine.verdict import Cause
-    from pykvm.memory import GuestMemory
+    from pykvm.x86.execute.linear import Memory
 
 LONGEST = 15
 """Bytes of the longest instruction (SDM vol. 2 §2.3.11)."""
@@ -53,9 +54,9 @@ class Msrs(MutableMapping[int, int]):
 
 
 class Finisher:
-    """Finishes instructions for one vCPU; ``code`` is what KVM said lies at RIP, perhaps nothing."""
+    """Finishes instructions for one vCPU; ``memory`` is all that its operands can lie in."""
 
-    def __init__(self, vcpu: Vcpu, memory: GuestMemory) -> None:
+    def __init__(self, vcpu: Vcpu, memory: Memory) -> None:
         self._vcpu = vcpu
         self._memory = memory
         entries = cpuid_entries(vcpu, "KVM_GET_CPUID2")
@@ -64,7 +65,10 @@ class Finisher:
         self._physical_bits = cpuid.physical_bits(entries)
 
     def finish(self, code: bytes) -> Cause | None:
-        """Carry the instruction out, or say that the guest crashed by it."""
+        """Carry the instruction out, or say that the guest crashed by it.
+
+        ``code`` is what KVM said lies at RIP, perhaps nothing.
+        """
         vcpu = self._vcpu
         events = vcpu.events()
         cpu = Cpu(
