@@ -61,20 +61,19 @@ class Boot:
     def run(self, config: MachineConfig, timeout_ns: int | None, *, yes: bool = False) -> Cause:
         """Plan, build and run the machine to its end. ``yes``: build tools may be installed for it."""
         from pykvm.guests.kernels import resolve
-        from pykvm.host.backend import require_kvm
-        from pykvm.kvm.system import Kvm
+        from pykvm.host.backend import choose, require_linux
         from pykvm.machine import plan
-        from pykvm.machine.build import build
         from pykvm.machine.session import Session
 
         assert config.kernel is not None
+        choice = choose(config)
+        self._facts = choice.report()
         if not os.path.isabs(config.kernel.image):  # Linux, to be fetched or built: not where it can't run
-            with Kvm() as kvm:
-                self._facts = require_kvm(kvm, needs_ring0=True)
+            require_linux(choice)
         self._plan = plan.make(config, resolve(config.kernel, yes=yes))
-        with Kvm() as kvm:
-            self._facts = self._facts or require_kvm(kvm, needs_ring0=self._plan.linux)
-            self._machine = build(self._plan, kvm)
+        if self._plan.linux:
+            require_linux(choice)
+        self._machine = _built(self._plan, choice.backend)
         session = Session(self._machine, timeout_ns=timeout_ns, linux=self._plan.linux)
         try:
             cause = session.run()
@@ -118,6 +117,20 @@ class Boot:
             self._machine.close()
         if self._plan is not None:
             self._plan.memory.close()
+
+
+def _built(plan: Plan, backend: str) -> Machine:
+    """The machine of ``plan`` on its back end."""
+    from pykvm.machine.build import build, build_translated
+
+    if backend == "translate":
+        from pykvm.host.tsc import tsc_hz
+
+        return build_translated(plan, tsc_hz())
+    from pykvm.kvm.system import Kvm
+
+    with Kvm() as kvm:
+        return build(plan, kvm)
 
 
 def _write_report(path: str | None, boot: Boot, cause: Cause) -> int:

@@ -1,4 +1,4 @@
-"""``pykvm info``: what this host's KVM can do, in words or as JSON."""
+"""``pykvm info``: which back end this host has, and what its KVM can do, in words or as JSON."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import textwrap
 
 from pykvm.cli.options import Parser
 from pykvm.errors import HostError
+from pykvm.host.backend import translation_impossible, with_kvm, without_kvm
 from pykvm.host.facts import facts
 from pykvm.host.probe import kept_probe
-from pykvm.host.speed import HARDWARE
+from pykvm.host.speed import HARDWARE, kind
 from pykvm.kvm.capabilities import CAPABILITIES
 from pykvm.kvm.system import Kvm
 
@@ -31,8 +32,8 @@ WIDTH = 100
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print it; status 69 where there is no KVM to tell of."""
-    parser = Parser(prog="pykvm info", description="Say what this host's KVM can do, by trying it.")
+    """Print it; status 69 where no guest can run."""
+    parser = Parser(prog="pykvm info", description="Say what this host can do, by trying it.")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     parser.add_argument("--fresh", action="store_true", help="try anew what was tried before")
     given = parser.parse_args(arguments)
@@ -43,15 +44,18 @@ def run(arguments: Sequence[str]) -> int:
         print(json.dumps(told, indent=2))
     else:
         print("\n".join(words(told)))
-    return HostError.status if told["error"] else 0
+    return 0 if told["backend"] else HostError.status
 
 
 def gather(*, fresh: bool = False) -> dict[str, Any]:
-    """All that is known, as plain data: ``host``, ``kvm``, ``backend``, ``boots``, ``error``.
+    """All that is known, as plain data: ``host``, ``kvm``, ``backend``, ``why``, ``boots``, ``error``, …
 
-    ``kvm`` is what ``pykvm.host.probe.probe`` tells, None where there is no KVM; ``error`` then says why.
+    ``backend`` is what ``auto`` takes and ``why`` says so; ``kvm`` is what ``pykvm.host.probe.probe`` tells,
+    None where there is no KVM, and ``error`` then says why; ``translation`` is None where it can work, else
+    the reason.
     """
     known = facts()
+    impossible = translation_impossible()
     told: dict[str, Any] = {
         "host": {
             "kernel": known.release,
@@ -60,18 +64,25 @@ def gather(*, fresh: bool = False) -> dict[str, Any]:
             "cpu": known.cpu,
         },
         "kvm": None,
+        "translation": impossible,
         "backend": None,
+        "why": None,
         "boots": {"small": False, "linux": False},
         "error": None,
     }
     try:
-        with Kvm() as kvm:
-            told["kvm"] = kept_probe(kvm, fresh=fresh)
+        try:
+            with Kvm() as kvm:
+                told["kvm"] = kept_probe(kvm, fresh=fresh)
+            choice = with_kvm(told["kvm"]["ring0"]["mips"], lambda: impossible)
+        except HostError as error:
+            told["error"] = str(error)
+            choice = without_kvm(error, impossible)
     except HostError as error:
         told["error"] = str(error)
         return told
-    told["backend"] = "kvm"
-    told["boots"] = {"small": True, "linux": told["kvm"]["ring0"]["kind"] == HARDWARE}
+    told["backend"], told["why"] = choice.backend, choice.why
+    told["boots"] = {"small": True, "linux": not choice.for_linux}
     return told
 
 
@@ -81,31 +92,47 @@ def words(told: dict[str, Any]) -> list[str]:
     lines = _row("host", f"Linux {host['kernel']} on {host['cpu'] or 'an unknown processor'}")
     if host["driver"]:
         lines += _row("KVM", host["driver"])
-    if kvm is None:
+    if told["backend"] is None:
         return [*lines, *_row("guests", "none can run here"), "", told["error"]]
+    name = "KVM" if told["backend"] == "kvm" else "translation"
+    lines += _row("back end", f"{name}: {told['why']}")
+    if kvm is None:
+        return [*lines, *_row("guests", "All guests run here."), "", told["error"]]
     limits, ring0 = kvm["limits"], kvm["ring0"]
-    lines += _row("back end", f"KVM, up to {limits['vcpus']} CPUs and {limits['memory_slots']} memory slots")
+    lines += _row(
+        "limits", f"up to {limits['vcpus']} CPUs and {limits['memory_slots']} memory slots under KVM"
+    )
     if limits["tsc_khz"]:
         lines += _row("TSC", f"{limits['tsc_khz'] / 1000:.0f} MHz")
-    if told["boots"]["linux"]:
+    if kind(ring0["mips"]) == HARDWARE:
         lines += _row(
             "ring 0",
             f"a guest's kernel runs on the hardware ({ring0['mips']:.0f} million instructions a second)",
         )
-        lines += _row("guests", "All guests run here.")
     else:
         lines += _row(
             "ring 0",
             f"KVM interprets a guest's kernel ({ring0['mips']:.1f} million instructions a second, where "
             "hardware does thousands)",
         )
+    if not told["boots"]["linux"]:
         lines += _row(
             "guests",
             "Small guests run here: hello, ticks, kernels of your own. Linux does not; run it where KVM has "
-            "hardware virtualization, nested or not. Translation, which will carry it here, comes with a "
-            "later version.",
+            "hardware virtualization, nested or not.",
         )
-    return [*lines, *_amiss(kvm), *_section("CPU features that a guest sees", kvm["cpuid"]["features"])]
+    elif told["backend"] == "kvm":
+        lines += _row("guests", "All guests run here.")
+    else:
+        lines += _row(
+            "guests",
+            "All guests run here. What asks for KVM itself (`backend: kvm`) gets it, and is slow in ring 0.",
+        )
+    return [
+        *lines,
+        *_amiss(kvm),
+        *_section("CPU features that a guest of KVM sees", kvm["cpuid"]["features"]),
+    ]
 
 
 def _amiss(kvm: dict[str, Any]) -> list[str]:

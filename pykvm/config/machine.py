@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pykvm.config import backend
 from pykvm.config.model import DebugExitConfig, MachineConfig, SerialConfig
 from pykvm.config.node import Node, Source, join, plant
 from pykvm.config.override import override
@@ -51,6 +52,7 @@ def _machine(root: Node, sets: Sequence[str | Override], name: str) -> MachineCo
     machine = MachineConfig(**values, folder=source.folder, source=source.name)
     if machine.kernel is None:
         raise root.error("", "there is nothing to start", "write kernel: and the path of a kernel")
+    backend.check(machine, root)
     _check_flat(machine.kernel, root)
     _check_devices(machine.devices, root)
     return machine

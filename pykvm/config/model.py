@@ -69,7 +69,10 @@ class ExpectConfig:
 
 @frozen
 class MachineConfig:
-    """``source`` is the file's name for messages, ``folder`` the absolute path that it lies in."""
+    """``source`` is the file's name for messages, ``folder`` the absolute path that it lies in.
+
+    ``interrupts`` and ``pit`` are None where the file doesn't say: pykvm/config/backend.py tells then.
+    """
 
     name: str
     folder: str
@@ -79,8 +82,8 @@ class MachineConfig:
     kernel: KernelConfig | None
     firmware: str
     backend: str
-    interrupts: str
-    pit: str
+    interrupts: str | None
+    pit: str | None
     transport: str
     devices: tuple[SerialConfig | DebugExitConfig, ...]
     on: OnConfig

@@ -276,31 +276,25 @@ MACHINE = Group(
         ),
         key(
             "backend",
-            Choice(
-                noun="a back end",
-                now=("auto", "kvm"),
-                later=("translate",),
-                sentence="pykvm runs guests by KVM alone so far",
-            ),
-            "What runs the CPUs; auto takes KVM where the host's is quick enough.",
+            Choice(noun="a back end", now=("auto", "kvm", "translate")),
+            "What runs the CPUs: KVM, or translation; auto takes KVM where the host's is quick enough.",
             default="auto",
         ),
         key(
             "interrupts",
             Choice(
                 noun="a place for the interrupt controllers",
-                now=("kernel",),
-                later=("split", "user"),
-                sentence="PIC and IOAPIC are the host kernel's so far",
+                now=("kernel", "user"),
+                later=("split",),
+                sentence="all interrupt controllers are in one place so far",
             ),
-            "Where PIC and IOAPIC are emulated.",
-            default="kernel",
+            "Where PIC, IOAPIC and local APIC are emulated: by KVM, in the kernel, or by pykvm. Without this "
+            "key, where the back end has them.",
         ),
         key(
             "pit",
             Choice(noun="a place for the timer chip", now=("kernel", "user", "none")),
-            "Where the timer chip is emulated.",
-            default="kernel",
+            "Where the timer chip is emulated. Without this key, where the interrupt controllers are.",
         ),
         key(
             "transport",

@@ -14,6 +14,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 PROT_READ = 1
 PROT_WRITE = 2
+PROT_EXEC = 4
 MAP_SHARED = 0x01
 MAP_PRIVATE = 0x02
 MAP_ANONYMOUS = 0x20

@@ -6,8 +6,10 @@ controllers are, and what runs the CPUs; the board is the same.
 
 from __future__ import annotations
 
+from pykvm.config.backend import on_backend
 from pykvm.devices.bus import MemoryBus, PortBus
 from pykvm.devices.lapictimer import TIMER_HZ
+from pykvm.errors import HostError
 from pykvm.host.cpuid import guest_cpuid
 from pykvm.kvm.system import Kvm, cpuid_entries, cpuid_table
 from pykvm.machine import board
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 def build(plan: Plan, kvm: Kvm) -> Machine:
     """The machine of ``plan`` on ``kvm``, ready to ``start``. Raises HostError where the host can't."""
-    machine = Machine(plan.config)
+    machine = Machine(on_backend(plan.config, "kvm"))
     try:
         _on_kvm(machine, plan, kvm)
     except BaseException:
@@ -36,7 +38,7 @@ def build(plan: Plan, kvm: Kvm) -> Machine:
 
 def build_translated(plan: Plan, tsc_hz: int) -> Machine:
     """The machine of ``plan`` without KVM; the guest's TSC runs at ``tsc_hz``, as the host's does."""
-    machine = Machine(plan.config)
+    machine = Machine(on_backend(plan.config, "translate"))
     try:
         _on_translator(machine, plan, tsc_hz)
     except BaseException:
@@ -46,7 +48,7 @@ def build_translated(plan: Plan, tsc_hz: int) -> Machine:
 
 
 def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
-    config, memory = plan.config, plan.memory
+    config, memory = machine.config, plan.memory
     vm = machine.own(kvm.create_vm())
     ports, mmio = PortBus(), MemoryBus()
 
@@ -58,6 +60,8 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         vm.set_memory(slot, region.gpa, region.size, region.hva, readonly=region.readonly)
 
     # Interrupt controllers and the timer chip.
+    if config.interrupts == "user":
+        raise HostError("interrupts: user is not there under KVM yet", remedy="leave it out")
     vm.create_irqchip()
     vm.set_routes(ROUTES)
     lines = IsaLines(lambda irq: KvmLine(vm, irq))
@@ -84,7 +88,7 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
 
     features = import_module("pykvm.translate.features")
     translated_cpu = import_module("pykvm.translate.cpu").TranslatedCpu
-    config, memory = plan.config, plan.memory
+    config, memory = machine.config, plan.memory
     ports, mmio = PortBus(), MemoryBus()
     controllers = Controllers(machine.clock, ports, mmio, machine.devices)
 

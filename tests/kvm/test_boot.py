@@ -42,7 +42,7 @@ def flat(tmp_path):
         (tmp_path / "code.bin").write_bytes(bytes.fromhex(code))
         machine = tmp_path / "machine.yaml"
         machine.write_text(
-            "memory: 1M\npit: none\n"
+            "memory: 1M\nbackend: kvm\npit: none\n"
             f"kernel: {{image: code.bin, format: flat, entry: {entry}, load: 0x1000}}\n{more}"
         )
         return machine

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pykvm.config import defaults_for, load
+from pykvm.config.backend import asks_for_kvm, on_backend
 from pykvm.config.model import (
     CpusConfig,
     DebugExitConfig,
@@ -57,8 +58,8 @@ def test_a_kernel_alone_gives_the_machine_with_all_defaults(machine):
         ),
         firmware="none",
         backend="auto",
-        interrupts="kernel",
-        pit="kernel",
+        interrupts=None,
+        pit=None,
         transport="pci",
         devices=(SerialConfig(port="com1", to="terminal"), DebugExitConfig(port=0xF4)),
         on=OnConfig(reset="exit", panic="exit"),
@@ -259,3 +260,33 @@ def test_a_kernel_image_alone_does_not_load_yaml():
     environment = {**os.environ, "PYTHONPATH": root}
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (got.stdout, got.stderr) == ("False\n", "")
+
+
+@pytest.mark.parametrize(
+    ("more", "backend", "interrupts", "pit"),
+    [
+        ("", "kvm", "kernel", "kernel"),
+        ("", "translate", "user", "user"),
+        ("pit: none", "translate", "user", "none"),
+        ("interrupts: user", "kvm", "user", "user"),
+        ("pit: user", "kvm", "kernel", "user"),
+        ("{interrupts: user, pit: none}", "kvm", "user", "none"),
+    ],
+)
+def test_what_a_file_leaves_open_the_back_end_settles(machine, more, backend, interrupts, pit):
+    settled = on_backend(machine("kernel: k\n" + more.strip("{}").replace(", ", "\n")), backend)
+    assert (settled.backend, settled.interrupts, settled.pit) == (backend, interrupts, pit)
+
+
+@pytest.mark.parametrize(
+    ("more", "asked"),
+    [
+        ("", ""),
+        ("backend: kvm", ""),
+        ("interrupts: user", ""),
+        ("pit: kernel", "pit: kernel"),
+        ("interrupts: kernel\npit: kernel", "interrupts: kernel and pit: kernel"),
+    ],
+)
+def test_what_only_kvm_can_give_is_named(machine, more, asked):
+    assert asks_for_kvm(machine("kernel: k\n" + more)) == asked

@@ -56,6 +56,15 @@ WRONG = [
     ("kernel: {cmdline: a}", "machine.yaml:1:9: kernel: lacks the key image; write image: and the path of a kernel"),
     (K + "expect: {within: 5s}",
      'machine.yaml:2:9: expect: lacks the key output; write output: and the text, such as "login:"'),
+    # what the back end can't give
+    (K + "backend: qemu", "machine.yaml:2:10: backend: 'qemu' is not a back end; write auto, kvm or translate"),
+    *[
+        (K + f"backend: translate\n{key}: kernel", f"machine.yaml:3:{len(key) + 3}: {key}: 'kernel' is for KVM, "
+         "and the back end is translate; write user, or leave it out")
+        for key in ("interrupts", "pit")
+    ],
+    (K + "interrupts: user\npit: kernel", "machine.yaml:3:6: pit: 'kernel' needs the interrupt controllers there, "
+     "and they are at user; write user, or leave it out"),
     # aliases and tags
     (K + "a: *b", "machine.yaml:2:4: a: *b is not defined above; write the value out"),
     (K + "a: &b [*b]", "machine.yaml:2:8: a.0: *b stands inside of itself; write the value out"),
@@ -183,13 +192,8 @@ WRONG = [
          "pykvm starts kernels without firmware so far; write none")
         for word in ("bios", "OVMF.fd")
     ],
-    (K + "backend: translate", "machine.yaml:2:10: backend: 'translate' comes later: "
-     "pykvm runs guests by KVM alone so far; write auto or kvm"),
-    *[
-        (K + f"interrupts: {word}", f"machine.yaml:2:13: interrupts: '{word}' comes later: "
-         "PIC and IOAPIC are the host kernel's so far; write kernel")
-        for word in ("split", "user")
-    ],
+    (K + "interrupts: split", "machine.yaml:2:13: interrupts: 'split' comes later: "
+     "all interrupt controllers are in one place so far; write kernel or user"),
     (K + "transport: mmio", "machine.yaml:2:12: transport: 'mmio' comes later: "
      "there is no virtio device yet that it could attach; write pci"),
     *[

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from host_doubles import FakeKvm
 
-from pykvm.errors import HostError
 from pykvm.frozen import replace
 from pykvm.host import kept as kept_module
-from pykvm.host.backend import kept_speed, require_kvm, ring0_mips
+from pykvm.host.backend import ring0_mips
 from pykvm.host.facts import Facts, facts
 from pykvm.host.kept import Kept
 from pykvm.host.probe import kept_probe
@@ -40,7 +39,6 @@ def test_a_cache_that_can_not_be_written_costs_only_the_time(cache):
     kvm = FakeKvm()
     assert kept_probe(kvm) is not None
     assert ring0_mips(kvm) > 30
-    assert require_kvm(kvm, needs_ring0=True)["ring0"] == "hardware"
 
 
 def test_a_damaged_entry_is_measured_again(cache):
@@ -71,32 +69,6 @@ def test_what_is_kept_depends_on_what_it_was_made_by(monkeypatch, tmp_path):
     assert Kept("x", "room").read() == "made by one"
     source.write_text("two")
     assert Kept("x", "room").read() is None
-
-
-def test_a_guest_that_does_not_need_ring_0_waits_for_no_measurement():
-    kvm = FakeKvm()
-    told = require_kvm(kvm, needs_ring0=False)
-    assert kvm.vms == 0
-    assert told["backend"] == "kvm"
-    assert told["ring0"] == "unknown"
-
-
-def test_linux_is_refused_in_one_sentence_where_ring_0_is_interpreted():
-    kept_speed().write("2.4")
-    with pytest.raises(HostError) as raised:
-        require_kvm(FakeKvm(), needs_ring0=True)
-    assert raised.value.status == 69
-    sentence = str(raised.value)
-    assert sentence.startswith("/dev/kvm: this host's KVM interprets the guest's kernel code")
-    assert "2.4 million instructions a second" in sentence
-    assert "; run it where" in sentence
-    assert "\n" not in sentence
-
-
-def test_linux_is_let_in_where_ring_0_runs_on_the_hardware():
-    kept_speed().write("350.0")
-    told = require_kvm(FakeKvm(), needs_ring0=True)
-    assert (told["ring0"], told["ring0_mips"]) == ("hardware", 350.0)
 
 
 def test_the_speed_that_a_probe_has_measured_is_not_measured_again():

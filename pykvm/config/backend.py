@@ -1,0 +1,44 @@
+"""What a machine file says with an eye to the back end, and what it means where it doesn't say.
+
+KVM has interrupt controllers and a timer chip in the kernel; the translator works with pykvm's own. The
+timer chip in the kernel needs the controllers there.
+"""
+
+from __future__ import annotations
+
+from pykvm.frozen import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.config.model import MachineConfig
+    from pykvm.config.node import Node
+
+IN_KERNEL = ("interrupts", "pit")
+"""The keys whose value ``kernel`` only KVM can give."""
+
+
+def check(config: MachineConfig, root: Node) -> None:
+    """Raise the error of keys that contradict one another."""
+    for key in IN_KERNEL:
+        if config.backend == "translate" and getattr(config, key) == "kernel":
+            raise root.nearest(key).error(
+                key, "'kernel' is for KVM, and the back end is translate", "write user, or leave it out"
+            )
+    if config.interrupts == "user" and config.pit == "kernel":
+        raise root.nearest("pit").error(
+            "pit",
+            "'kernel' needs the interrupt controllers there, and they are at user",
+            "write user, or leave it out",
+        )
+
+
+def asks_for_kvm(config: MachineConfig) -> str:
+    """What in the machine file only KVM can give, beside ``backend: kvm``: ``pit: kernel`` or nothing."""
+    asked = [f"{key}: kernel" for key in IN_KERNEL if getattr(config, key) == "kernel"]
+    return " and ".join(asked)
+
+
+def on_backend(config: MachineConfig, backend: str) -> MachineConfig:
+    """``config`` with nothing left open, on ``kvm`` or ``translate``."""
+    interrupts = config.interrupts or ("kernel" if backend == "kvm" else "user")
+    return replace(config, backend=backend, interrupts=interrupts, pit=config.pit or interrupts)
