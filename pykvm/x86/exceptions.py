@@ -59,7 +59,8 @@ TRIPLE = 2
 class Fault(Exception):
     """An exception that an instruction raises: its vector, error code and, of a page fault, the address.
 
-    ``error`` is None where none is pushed.
+    ``error`` is None where none is pushed. ``keeps``: what the instruction had changed stays, as after the
+    point of no return of a task switch (SDM vol. 3 §7.3).
     """
 
     def __init__(self, vector: int, error: int | None = None, cr2: int | None = None) -> None:
@@ -67,6 +68,7 @@ class Fault(Exception):
         self.vector = vector
         self.error = error
         self.cr2 = cr2
+        self.keeps = False
 
     def __str__(self) -> str:
         text = name(self.vector)

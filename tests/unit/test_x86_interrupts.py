@@ -144,7 +144,7 @@ def test_into_does_something_only_with_of():
 
 def test_into_is_no_instruction_in_64_bit_mode():
     machine = Machine("long")
-    assert execute(machine.cpu, machine.memory, b"\xce") is None
+    assert machine.fault("ce") == (UD, None)
 
 
 def test_a_conforming_handler_runs_at_the_callers_level():

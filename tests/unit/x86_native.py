@@ -11,7 +11,7 @@ import mmap
 import random
 
 from pykvm.x86.execute.maps import MAPS, VEX_MAPS
-from pykvm.x86.execute.table import parse
+from pykvm.x86.execute.table import expand, parse
 
 FLAGS_AT = 128
 FX_AT = 256
@@ -115,6 +115,8 @@ class Processor:
         self.state[FX_AT : FX_AT + 512] = image
 
 
+BIT_STRINGS = ("bt", "bts", "btr", "btc")
+
 SPECIAL = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 1 << 63, (1 << 64) - 1)
 
 
@@ -134,7 +136,8 @@ def assemble(row: tuple, numbers: random.Random, memory: bool, size: int) -> tup
     With ``memory`` the r/m operand is [base + index*scale + disp8]. ``size`` (2, 4, 8) sets 66 and REX.W
     where the notation leaves them free.
     """
-    (vex, escape, opcode), parsed = parse(*row)
+    notation = numbers.choice(expand(row[0]))
+    (vex, escape, opcode), parsed = parse(notation, *row[1:])
     free = [number for number in range(16) if number != RSP]
     reg = numbers.choice(free) if parsed.digit is None else parsed.digit
     rm = numbers.choice(free)
@@ -142,12 +145,20 @@ def assemble(row: tuple, numbers: random.Random, memory: bool, size: int) -> tup
     base = index = -1
     operands = bytearray()
     shape = MAPS[escape][opcode]
+    if shape == "f" or shape == "F":
+        shape = {("f", True): "M", ("F", True): "Z"}.get((shape, reg < 2), "m")
     if parsed.modrm is not None:
         operands.append(parsed.modrm)
         rex &= 8
-    elif shape == ".":
+    elif shape in ".bzv":
         rex &= 8
+        if "+" in row[0] and (opcode & 7 == RSP or numbers.random() < 0.5):
+            rex |= 1
     elif memory:
+        if row[1] in BIT_STRINGS:  # the reg operand is part of the address, and must not be the rest of it
+            free = [number for number in free if number != reg]
+            rm = numbers.choice(free)
+            rex = rex & ~1 | (1 if rm & 8 else 0)
         base = rm
         if numbers.random() < 0.5 or base & 7 == RSP:
             index = numbers.choice([number for number in free if number != base])
@@ -160,8 +171,11 @@ def assemble(row: tuple, numbers: random.Random, memory: bool, size: int) -> tup
         operands.append(numbers.randrange(0, 128, 16))
     else:
         operands.append(0xC0 | (reg & 7) << 3 | rm & 7)
-    if shape == "M":
+    if shape in "Mb":
         operands += numbers.choice([numbers.randbytes(1), bytes((numbers.randrange(20),))])
+    elif shape in "Zzv":
+        width = size if shape == "v" else min(size, 4)
+        operands += operand(numbers).to_bytes(8, "little")[:width]
 
     if vex:
         second = (~rex & 7) << 5 | {number: key for key, number in VEX_MAPS.items()}[escape]

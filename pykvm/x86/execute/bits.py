@@ -6,15 +6,14 @@ Flags that the manual leaves undefined stay as they were.
 from __future__ import annotations
 
 from pykvm.x86.exceptions import UD, Fault
-from pykvm.x86.registers import RFLAGS_AF, RFLAGS_CF, RFLAGS_OF, RFLAGS_PF, RFLAGS_SF, RFLAGS_ZF
+from pykvm.x86.execute.flags import ARITHMETIC
+from pykvm.x86.registers import RFLAGS_CF, RFLAGS_OF, RFLAGS_SF, RFLAGS_ZF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pykvm.x86.execute.step import Step
-
-ARITHMETIC = RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF
 
 
 def popcnt(step: Step) -> None:
@@ -44,12 +43,12 @@ def _count_zeros(step: Step, source: int, count: int) -> None:
 
 
 def bsr(step: Step) -> None:
-    """What the bytes of LZCNT mean to a CPU without it."""
+    """Also what the bytes of LZCNT mean to a CPU without it."""
     _scan(step, lambda source: source.bit_length() - 1)
 
 
 def bsf(step: Step) -> None:
-    """What the bytes of TZCNT mean to a CPU without it."""
+    """Also what the bytes of TZCNT mean to a CPU without it."""
     _scan(step, lambda source: (source & -source).bit_length() - 1)
 
 
@@ -176,9 +175,9 @@ def shrx(step: Step) -> None:
 INSTRUCTIONS = (
     ("F3 0F B8 /r", "popcnt", popcnt, "popcnt"),
     ("F3 0F BD /r", "lzcnt", lzcnt, "abm"),
-    ("F3 0F BD /r", "bsr", bsr, ""),
+    ("0F BD /r", "bsr", bsr, ""),
     ("F3 0F BC /r", "tzcnt", tzcnt, "bmi1"),
-    ("F3 0F BC /r", "bsf", bsf, ""),
+    ("0F BC /r", "bsf", bsf, ""),
     ("VEX.LZ.0F38 F2 /r", "andn", andn, "bmi1"),
     ("VEX.LZ.0F38 F7 /r", "bextr", bextr, "bmi1"),
     ("VEX.LZ.0F38 F3 /3", "blsi", blsi, "bmi1"),

@@ -9,13 +9,25 @@ from pykvm.x86.registers import CR0_PE, EFER_LMA, GPRS, RFLAGS_IOPL, RFLAGS_VM, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
-    from typing import Any
+    from collections.abc import Callable, MutableMapping, MutableSequence
+    from typing import Any, Protocol
 
     from pykvm.x86.execute.area import Components
     from pykvm.x86.segments import Segment
 
     Saved = tuple[dict[str, int], dict[str, Any], int, set[str], bool, bool]
+
+    class Ports(Protocol):
+        """The I/O address space; sizes are 1, 2 and 4."""
+
+        def read(self, port: int, size: int) -> int: ...
+        def write(self, port: int, size: int, value: int) -> None: ...
+
+    Cpuid = Callable[[int, int], tuple[int, int, int, int]]
+
+
+DEBUG_AT_RESET = (0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400)
+"""DR0 to DR7 after a reset (SDM vol. 3 table 9-1)."""
 
 
 class Unsupported(Exception):
@@ -30,15 +42,20 @@ class Cpu:
     when an instruction first touches that state. ``msrs`` is read and written by MSR number. ``features``
     are the CPUID features by name (None: all); instructions of others raise #UD. ``components`` are the
     XSAVE components (``cpuid.xsave_components``), ``physical_bits`` MAXPHYADDR, ``random`` what RDRAND takes.
+    ``ports``, ``cpuid`` (of leaf and subleaf: EAX, EBX, ECX, EDX) and ``debug`` (DR0 to DR7) are what I/O
+    instructions, CPUID and MOV DR reach; where one is None these are not carried out. ``tsc`` is the
+    time-stamp counter (None: the MSR). A KeyError from ``msrs`` is #GP to RDMSR and WRMSR; EFER, FS_BASE and
+    GS_BASE are those of ``sregs`` and not asked of ``msrs``.
 
     After an instruction ``changed`` holds the names of what it changed beyond ``regs``: "sregs", "xsave",
-    "xcr0". ``interrupt_shadow`` is whether interrupts wait for one more instruction (MOV SS), ``nmi_masked``
-    whether an NMI is being handled (IRET ends that).
+    "xcr0", "debug". ``interrupt_shadow`` is whether interrupts wait for one more instruction (MOV SS, POP
+    SS, STI), ``nmi_masked`` whether an NMI is being handled (IRET ends that), ``halted`` whether HLT was
+    executed. ``iterations`` is how many a repeated string instruction makes in one call.
     """
 
     def __init__(
         self,
-        regs: dict[str, int],
+        regs: MutableMapping[str, int],
         sregs: dict[str, Any],
         *,
         xsave: Callable[[], bytes | bytearray] | None = None,
@@ -48,6 +65,11 @@ class Cpu:
         components: Components = AVX_ONLY,
         physical_bits: int = 52,
         random: Callable[[int], bytes] = os.urandom,
+        ports: Ports | None = None,
+        cpuid: Cpuid | None = None,
+        tsc: Callable[[], int] | None = None,
+        debug: MutableSequence[int] | None = None,
+        iterations: int = 4096,
     ) -> None:
         self.regs = regs
         self.sregs = sregs
@@ -57,6 +79,12 @@ class Cpu:
         self.components = components
         self.physical_bits = physical_bits
         self.random = random
+        self.ports = ports
+        self.cpuid = cpuid
+        self.tsc = tsc
+        self.debug = debug
+        self.iterations = iterations
+        self.halted = False
         self.interrupt_shadow = False
         self.nmi_masked = False
         self.changed: set[str] = set()
@@ -80,6 +108,25 @@ class Cpu:
     def msr(self, number: int) -> int:
         """An MSR; 0 for one that ``msrs`` doesn't have, as KVM has none of some that CPUID tells of."""
         return self.msrs.get(number, 0)
+
+    # What a caller may do in its own way
+
+    @property
+    def cr8(self) -> int:
+        """The task priority: bits 7:4 of the local APIC's TPR."""
+        return int(self.sregs["cr8"])
+
+    @cr8.setter
+    def cr8(self, value: int) -> None:
+        self.sregs["cr8"] = value
+        self.changed.add("sregs")
+
+    def flush(self, gva: int | None) -> None:
+        """Translations that were kept of the page at ``gva``, or of all (None), are no longer good."""
+
+    def flush_non_global(self) -> None:
+        """Translations that were kept are no longer good, but for global pages' (MOV to CR3)."""
+        self.flush(None)
 
     # Modes
 
@@ -133,6 +180,14 @@ class Cpu:
         if number in (4, 5, 6, 7) and not rex:
             return self.regs[GPRS[number - 4]] >> 8 & 0xFF
         return self.regs[GPRS[number]] & 0xFF
+
+    def set_byte(self, number: int, rex: int, value: int) -> None:
+        if number in (4, 5, 6, 7) and not rex:
+            name = GPRS[number - 4]
+            self.regs[name] = self.regs[name] & ~0xFF00 | (value & 0xFF) << 8
+        else:
+            name = GPRS[number]
+            self.regs[name] = self.regs[name] & ~0xFF | value & 0xFF
 
     def set_flags(self, values: int, mask: int) -> None:
         """Set the flags in ``mask`` to those in ``values``."""

@@ -35,6 +35,10 @@ class TooLong(DecodeError):
     """The instruction is longer than 15 bytes, for which a CPU raises #GP."""
 
 
+class Undefined(DecodeError):
+    """The manual says that these bytes are no instruction, for which a CPU raises #UD."""
+
+
 class Instruction:
     """The parts of one instruction.
 
@@ -110,7 +114,7 @@ class _Reader:
 def decode(code: bytes, bits: int) -> Instruction:
     """The instruction at the start of ``code``, in code of ``bits`` bits (16, 32 or 64).
 
-    Raises DecodeError, or one of its kinds Truncated and TooLong.
+    Raises DecodeError, or one of its kinds Truncated, TooLong and Undefined.
     """
     instruction = Instruction(code, bits)
     reader = _Reader(code)
@@ -121,13 +125,14 @@ def decode(code: bytes, bits: int) -> Instruction:
         _escape(instruction, reader)
     else:
         instruction.opcode = byte
-        if bits == 64 and byte in NOT_IN_64_BIT:
-            raise DecodeError
-        if (byte == 0x62 and reader.peek() >= 0xC0) or (byte == 0x8F and reader.peek() & 0x38):
+        if bits == 64 and byte in NOT_IN_64_BIT and byte != 0x62:
+            raise Undefined
+        evex = byte == 0x62 and (bits == 64 or reader.peek() >= 0xC0)
+        if evex or (byte == 0x8F and reader.peek() & 0x38):
             raise DecodeError  # EVEX, XOP
     shape = MAPS[instruction.map][instruction.opcode]
     if shape == "x":
-        raise DecodeError
+        raise Undefined
     if shape in "mMZfFc":
         _modrm(instruction, reader, registers_only=shape == "c")
     _immediates(instruction, reader, shape)
@@ -181,7 +186,7 @@ def _escape(instruction: Instruction, reader: _Reader) -> None:
 def _vex(instruction: Instruction, reader: _Reader, byte: int) -> None:
     """SDM vol. 2 §2.3.5: R, X, B and vvvv are stored inverted."""
     if instruction.rex or instruction.lock or instruction.prefix:
-        raise DecodeError  # #UD on a CPU
+        raise Undefined
     first = reader.take(1)
     rex = REX_R if not first & 0x80 else 0
     if byte == 0xC5:

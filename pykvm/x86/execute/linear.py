@@ -41,10 +41,11 @@ class Linear:
 
     # By segment and offset, with the rights of the running code
 
-    def read(self, segment: str, offset: int, size: int) -> bytes:
-        gva = self.address(segment, offset, size, READ)
+    def read(self, segment: str, offset: int, size: int, access: int = READ) -> bytes:
+        """Read ``size`` bytes; with WRITE as ``access``, where they may be written, too."""
+        gva = self.address(segment, offset, size, access)
         self._check_alignment(gva, size)
-        return self.read_linear(gva, size, user=self.cpu.cpl == 3)
+        return self._read(gva, size, self.cpu.cpl == 3, implicit=False, access=access)
 
     def write(self, segment: str, offset: int, data: bytes) -> None:
         gva = self.address(segment, offset, len(data), WRITE)
@@ -105,49 +106,73 @@ class Linear:
     def write_system(self, gva: int, size: int, value: int) -> None:
         self._write(gva, value.to_bytes(size, "little"), False, implicit=True)
 
-    def _read(self, gva: int, size: int, user: bool, implicit: bool) -> bytes:
-        data = b""
-        for gpa, length in list(self._pieces(gva, size, READ, user, implicit)):
-            try:
-                data += self.memory.read(gpa, length)
-            except PykvmError:
-                data += b"\xff" * length
-        return data
+    def _read(self, gva: int, size: int, user: bool, implicit: bool, access: int = READ) -> bytes:
+        if gva % PAGE + size <= PAGE:
+            return self.load(self.translate(gva, access, user, implicit), size)
+        pieces = list(self._pieces(gva, size, access, user, implicit))
+        return b"".join([self.load(gpa, length) for gpa, length in pieces])
 
     def _write(self, gva: int, data: bytes, user: bool, implicit: bool) -> None:
+        if gva % PAGE + len(data) <= PAGE:
+            self.store(self.translate(gva, WRITE, user, implicit), data)
+            return
         done = 0
         for gpa, length in list(self._pieces(gva, len(data), WRITE, user, implicit)):
-            try:
-                self.memory.write(gpa, data[done : done + length])
-            except PykvmError:
-                pass  # nothing is there: a PC drops the write
+            self.store(gpa, data[done : done + length])
             done += length
+
+    # By guest-physical address
+
+    def load(self, gpa: int, size: int) -> bytes:
+        try:
+            return self.memory.read(gpa, size)
+        except PykvmError:
+            return b"\xff" * size
+
+    def store(self, gpa: int, data: bytes) -> None:
+        try:
+            self.memory.write(gpa, data)
+        except PykvmError:
+            pass  # nothing is there: a PC drops the write
+
+    def is_plain(self, gpa: int) -> bool:
+        """Whether the page at ``gpa`` is memory for certain: many bytes there may be moved at once."""
+        region_at = getattr(self.memory, "region_at", None)
+        return region_at is not None and region_at(gpa) is not None
+
+    def translate(self, gva: int, access: int, user: bool, implicit: bool = False, mark: bool = True) -> int:
+        """The guest-physical address of a linear one for ``access`` by user or supervisor; raises #PF.
+
+        ``implicit``: the access is the CPU's own, to a descriptor table or TSS. Without ``mark`` accessed and
+        dirty bits stay as they are."""
+        cpu = self.cpu
+        sregs = cpu.sregs
+        if not sregs["cr0"] & CR0_PG:
+            return gva & 0xFFFF_FFFF
+        gva &= 0xFFFF_FFFF_FFFF_FFFF if cpu.long else 0xFFFF_FFFF
+        found = walk(
+            self.memory,
+            sregs,
+            gva,
+            access,
+            user=user,
+            ac=not implicit and bool(cpu.regs["rflags"] & RFLAGS_AC),
+            pkru=cpu.area.pkru() if sregs["cr4"] & CR4_PKE else 0,
+            physical_bits=cpu.physical_bits,
+            gigabyte_pages=cpu.has("pdpe1gb"),
+            mark=mark,
+        )
+        if found.fault is not None:
+            raise Fault(PF, found.fault, gva)
+        return found.gpa
 
     def _pieces(
         self, gva: int, size: int, access: int, user: bool, implicit: bool, mark: bool = True
     ) -> Iterator[tuple[int, int]]:
         """The guest-physical pieces of ``size`` bytes at ``gva``, a page each."""
-        cpu = self.cpu
-        wrap = 0xFFFF_FFFF_FFFF_FFFF if cpu.long else 0xFFFF_FFFF
-        ac = not implicit and bool(cpu.regs["rflags"] & RFLAGS_AC)
-        pkru = cpu.area.pkru() if cpu.sregs["cr4"] & CR4_PKE and cpu.sregs["cr0"] & CR0_PG else 0
         while size > 0:
-            found = walk(
-                self.memory,
-                cpu.sregs,
-                gva & wrap,
-                access,
-                user=user,
-                ac=ac,
-                pkru=pkru,
-                physical_bits=cpu.physical_bits,
-                gigabyte_pages=cpu.has("pdpe1gb"),
-                mark=mark,
-            )
-            if found.fault is not None:
-                raise Fault(PF, found.fault, gva & wrap)
             length = min(size, PAGE - gva % PAGE)
-            yield found.gpa, length
+            yield self.translate(gva, access, user, implicit, mark), length
             gva += length
             size -= length
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pykvm.x86.exceptions import GP, NM, UD, Fault
+from pykvm.x86.paging import READ, WRITE
 from pykvm.x86.registers import CR0_EM, CR0_TS, CR4_OSFXSR, GPRS
 
 TYPE_CHECKING = False
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
     from pykvm.x86.execute.cpu import Cpu
     from pykvm.x86.execute.decode import Instruction
     from pykvm.x86.execute.linear import Linear
+
+
+MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
+"""The mask of a value by its size in bytes."""
 
 
 class Step:
@@ -23,6 +28,12 @@ class Step:
         self.cpu = cpu
         self.memory = memory
         self.size = instruction.operand_size
+
+    @property
+    def start(self) -> int:
+        """RIP of this instruction."""
+        wide = self.instruction.bits == 64
+        return self.cpu.regs["rip"] - self.instruction.length & (MASKS[8] if wide else MASKS[4])
 
     # The r/m operand
 
@@ -42,7 +53,7 @@ class Step:
             offset += regs[GPRS[instruction.index]] * instruction.scale
         if instruction.rip_relative:
             offset += regs["rip"]
-        return offset & (1 << 8 * instruction.address_size) - 1
+        return offset & MASKS[instruction.address_size]
 
     def load(self, size: int = 0) -> int:
         """The r/m operand, a general register or memory, of ``size`` bytes (default: operand size)."""
@@ -53,17 +64,26 @@ class Step:
             return self.cpu.byte(self.instruction.rm, self.instruction.rex)
         return self.cpu.reg(self.instruction.rm, size)
 
+    def load_to_change(self, size: int) -> int:
+        """The r/m operand of an instruction that will store to it: memory must allow the write already."""
+        if self.instruction.is_memory:
+            return int.from_bytes(self.memory.read(self.segment, self.offset(), size, WRITE), "little")
+        return self.load(size)
+
     def store(self, value: int, size: int = 0) -> None:
         """Set the r/m operand."""
         size = size or self.size
         if self.instruction.is_memory:
             self.store_memory(value, size)
+        elif size == 1:
+            self.cpu.set_byte(self.instruction.rm, self.instruction.rex, value)
         else:
             self.cpu.set_reg(self.instruction.rm, size, value)
 
     def load_memory(self, size: int, displacement: int = 0) -> int:
         """``size`` bytes at ``displacement`` beyond the memory operand's address."""
-        return int.from_bytes(self.memory.read(self.segment, self.offset() + displacement, size), "little")
+        offset = self.offset() + displacement
+        return int.from_bytes(self.memory.read(self.segment, offset, size, READ), "little")
 
     def store_memory(self, value: int, size: int, displacement: int = 0) -> None:
         data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
@@ -76,13 +96,30 @@ class Step:
         if (self.offset() + (segment["base"] if based else 0)) % alignment:
             raise Fault(GP, 0)
 
-    # The reg and vvvv operands
+    # The immediate, reg and vvvv operands
+
+    def immediate(self, size: int) -> int:
+        """The immediate, sign-extended to ``size`` bytes."""
+        instruction = self.instruction
+        value, width = instruction.immediate, 8 * instruction.immediate_size
+        if value >> width - 1:
+            value -= 1 << width
+        return value & MASKS[size]
+
+    def opcode_register(self) -> int:
+        """The number of the register that the opcode's low bits name."""
+        return self.instruction.opcode & 7 | (self.instruction.rex & 1) << 3
 
     def reg(self, size: int = 0) -> int:
+        if size == 1:
+            return self.cpu.byte(self.instruction.reg, self.instruction.rex)
         return self.cpu.reg(self.instruction.reg, size or self.size)
 
     def set_reg(self, value: int, size: int = 0) -> None:
-        self.cpu.set_reg(self.instruction.reg, size or self.size, value)
+        if size == 1:
+            self.cpu.set_byte(self.instruction.reg, self.instruction.rex, value)
+        else:
+            self.cpu.set_reg(self.instruction.reg, size or self.size, value)
 
     def vvvv(self) -> int:
         return self.cpu.reg(self.instruction.vvvv, self.size)

@@ -7,8 +7,8 @@ and the host's: what empties one only makes its checks here.
 from __future__ import annotations
 
 from pykvm.x86.exceptions import GP, MF, NM, UD, Fault
-from pykvm.x86.execute.bits import ARITHMETIC
 from pykvm.x86.execute.cpu import Unsupported
+from pykvm.x86.execute.flags import ARITHMETIC
 from pykvm.x86.execute.integers import RAX, RCX, RDX
 from pykvm.x86.msr import IA32_APERF, IA32_KERNEL_GS_BASE, IA32_MPERF, IA32_TSC, IA32_TSC_AUX
 from pykvm.x86.paging import READ, canonical
@@ -246,8 +246,10 @@ INSTRUCTIONS = (
     ("F3 0F AE /2 reg", "wrfsbase", wrfsbase, "fsgsbase"),
     ("F3 0F AE /3 reg", "wrgsbase", wrgsbase, "fsgsbase"),
     ("66 0F 38 82 /r m", "invpcid", invpcid, "invpcid"),
-    ("0F C7 /6 reg", "rdrand", rdrand, "rdrand"),
-    ("0F C7 /7 reg", "rdseed", rdrand, "rdseed"),
+    ("NP 0F C7 /6 reg", "rdrand", rdrand, "rdrand"),
+    ("66 0F C7 /6 reg", "rdrand", rdrand, "rdrand"),
+    ("NP 0F C7 /7 reg", "rdseed", rdrand, "rdseed"),
+    ("66 0F C7 /7 reg", "rdseed", rdrand, "rdseed"),
     ("F3 0F C7 /7 reg", "rdpid", rdpid, "rdpid"),
     ("66 0F 38 F8 /r m", "movdir64b", movdir64b, "movdir64b"),
     ("0F 08", "invd", nop_of_cpl0, ""),

@@ -22,18 +22,44 @@ if TYPE_CHECKING:
     Rows = tuple[tuple[str, str, Action, str], ...]
     Key = tuple[bool, str, int]
 
-LOCKABLE = frozenset(("cmpxchg8b", "cmpxchg16b"))
-"""Those that a LOCK prefix may precede; with any other it is #UD."""
+LOCKABLE = frozenset(
+    (
+        *(
+            "adc",
+            "add",
+            "and",
+            "btc",
+            "btr",
+            "bts",
+            "cmpxchg",
+            "cmpxchg16b",
+            "cmpxchg8b",
+            "dec",
+            "inc",
+            "neg",
+        ),
+        *("not", "or", "sbb", "sub", "xadd", "xchg", "xor"),
+    )
+)
+"""Those that a LOCK prefix may precede where they store to memory; with any other it is #UD."""
+
+_ANY_PREFIX = ("", "66", "F2", "F3")
 
 
 @frozen
 class Row:
-    """One line of the table; ``prefixes``, ``digit``, ``modrm`` and ``memory`` are what it demands."""
+    """One line of the table; ``prefixes``, ``digit``, ``modrm`` and ``memory`` are what it demands.
+
+    ``careful``: the action raises what it raises before it changes a general or system register, or leaves
+    them as they must be. ``lockable``: LOCK may precede it where the r/m operand is memory.
+    """
 
     mnemonic: str
     action: Action
     feature: str
     prefixes: tuple[str, ...]
+    careful: bool
+    lockable: bool
     digit: int | None = None
     modrm: int | None = None
     memory: bool | None = None
@@ -47,16 +73,30 @@ class Row:
         )
 
 
-def build(topics: Iterable[Rows]) -> dict[Key, list[Row]]:
-    """All rows by (whether VEX, map, opcode); among those of a key, whole ModRM bytes come first."""
+def build(careful: Iterable[Rows], others: Iterable[Rows]) -> dict[Key, list[Row]]:
+    """All rows by (whether VEX, map, opcode), of topics whose actions are careful (see Row) and of others.
+
+    Among those of a key whole ModRM bytes come first, then those that demand a prefix."""
     table: dict[Key, list[Row]] = {}
-    for rows in topics:
-        for notation, mnemonic, action, feature in rows:
-            key, row = parse(notation, mnemonic, action, feature)
-            table.setdefault(key, []).append(row)
+    for topics, is_careful in ((careful, True), (others, False)):
+        for rows in topics:
+            for line, mnemonic, action, feature in rows:
+                for notation in expand(line):
+                    key, row = parse(notation, mnemonic, action, feature, is_careful)
+                    table.setdefault(key, []).append(row)
     for found in table.values():
-        found.sort(key=lambda row: row.modrm is None)
+        found.sort(key=lambda row: (row.modrm is None, row.prefixes == _ANY_PREFIX))
     return table
+
+
+def expand(notation: str) -> list[str]:
+    """The notations that one with ``+r`` (eight opcodes) or ``+cc`` (sixteen) stands for."""
+    for mark, count in (("+r", 8), ("+cc", 16)):
+        if mark in notation:
+            first, rest = notation.split(mark)
+            head, opcode = first[:-2], int(first[-2:], 16)
+            return [f"{head}{opcode + number:02X}{rest}" for number in range(count)]
+    return [notation]
 
 
 def find(
@@ -72,10 +112,12 @@ def find(
     return rows[0] if rows else None
 
 
-def parse(notation: str, mnemonic: str, action: Action, feature: str) -> tuple[Key, Row]:
+def parse(
+    notation: str, mnemonic: str, action: Action, feature: str, careful: bool = False
+) -> tuple[Key, Row]:
     """The key and the row of a line in the manual's notation."""
     words = notation.split()
-    prefixes: tuple[str, ...] = ("", "66")
+    prefixes: tuple[str, ...] = _ANY_PREFIX
     vex = words[0].startswith("VEX.")
     if vex:
         _, _, *middle, escape = words.pop(0).split(".")
@@ -89,6 +131,8 @@ def parse(notation: str, mnemonic: str, action: Action, feature: str) -> tuple[K
             escape = words.pop(0)
             if words[0] in ("38", "3A"):
                 escape += words.pop(0)
+                if prefixes == _ANY_PREFIX:
+                    prefixes = ("", "66")
     opcode = int(words.pop(0), 16)
     digit = modrm = memory = None
     for word in words:
@@ -96,13 +140,17 @@ def parse(notation: str, mnemonic: str, action: Action, feature: str) -> tuple[K
             memory = word == "m"
         elif word[0] == "/":
             digit = None if word == "/r" else int(word[1])
-        elif word not in ("ib", "iw", "id"):
+        elif word not in ("ib", "iw", "id", "cb", "cd", "cp"):
             modrm = int(word, 16)
+    # 02, 03, 0A, …: the r/m operand is the source.
+    to_register = not vex and not escape and opcode < 0x40 and bool(opcode & 2)
     row = Row(
         mnemonic=mnemonic,
         action=action,
         feature=feature,
         prefixes=prefixes,
+        careful=careful,
+        lockable=mnemonic in LOCKABLE and not to_register,
         digit=digit,
         modrm=modrm,
         memory=memory,
