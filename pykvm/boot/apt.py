@@ -157,10 +157,14 @@ class Apt:
             finally:
                 os.close(writer)
             with process, open(reader, encoding="utf-8", errors="replace") as status:
-                for line in status:  # dlstatus:1:42.5:Retrieving file 1 of 1 (5s remaining)
-                    fields = line.split(":")
-                    if fields[0] == "dlstatus" and len(fields) > 2:
-                        self._progress.at(_number(fields[2]), 100)
+                try:
+                    for line in status:  # dlstatus:1:42.5:Retrieving file 1 of 1 (5s remaining)
+                        fields = line.split(":")
+                        if fields[0] == "dlstatus" and len(fields) > 2:
+                            self._progress.at(_number(fields[2]), 100)
+                except BaseException:
+                    process.terminate()  # else it would be waited for
+                    raise
             if process.returncode:
                 output.seek(0)
                 said = output.read().decode(errors="replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pykvm.cli.ending import Signalled
 from pykvm.cli.options import Parser, configuration, duration_ns, machine_options
 from pykvm.errors import HostError
 from pykvm.machine import report, verdict
@@ -158,6 +159,8 @@ def _say(text: str) -> None:
 def _cause_of(error: BaseException) -> Cause:
     if isinstance(error, KeyboardInterrupt):
         return verdict.signal(2, "SIGINT")
+    if isinstance(error, Signalled):
+        return verdict.signal(error.number, error.name)
     if isinstance(error, MemoryError):
         return verdict.fault(HostError("the host has no memory left"))
     return verdict.fault(error)

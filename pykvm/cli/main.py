@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pykvm.cli.ending import Signalled, raise_on_signals
 from pykvm.errors import PykvmError, UsageError
 
 TYPE_CHECKING = False
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.status
     except KeyboardInterrupt:
         return 130
+    except Signalled as ended:
+        _say(f"pykvm: stopped by {ended.name}")
+        return 128 + ended.number
     except BrokenPipeError:
         # Whoever read our output is gone; so that the flush at exit doesn't fail once more:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -91,6 +95,7 @@ def _run(words: list[str]) -> int:
         remedy = f"did you mean {near[0]}?" if near else f"write one of {', '.join(VERBS)}"
         raise UsageError(f"'{verb}' is no verb", remedy=remedy)
     module = __import__(f"pykvm.cli.{verb}", fromlist=["run"])
+    raise_on_signals()
     status: int = module.run(words[1:])
     return status
 

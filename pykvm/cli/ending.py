@@ -1,0 +1,40 @@
+"""Signals outside of a machine's run: they end pykvm as an exception does, so that all is cleaned up first.
+
+While a machine runs, ``machine.session`` has handlers of its own. Before (a guest is fetched or built) and
+after that, without this, a signal would kill the process between two lines: with a half-drawn line on the
+terminal, work left in the cache, and no report. SIGINT needs nothing: Python makes it KeyboardInterrupt.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+ENDING = ("SIGHUP", "SIGQUIT", "SIGTERM")
+
+
+class Signalled(BaseException):
+    """Signal ``number`` came. Like KeyboardInterrupt no Exception, so that nobody takes it for an error."""
+
+    def __init__(self, number: int, name: str) -> None:
+        super().__init__(number, name)
+        self.number = number
+        self.name = name
+
+
+def raise_on_signals() -> None:
+    """Raise ``Signalled`` in the main thread when one of ENDING comes.
+
+    One that was ignored when we were started (``nohup``) stays so, and one that somebody handles is his.
+    """
+    import signal  # late: it imports enum, which the verbs need anyway, but not all that main does
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # who sends it once more means it
+        raise Signalled(number, signal.Signals(number).name)
+
+    for name in ENDING:
+        number = signal.Signals[name]
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end)
