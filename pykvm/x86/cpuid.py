@@ -191,6 +191,11 @@ def with_offers(entries: Sequence[Entry], more: Iterable[str]) -> list[Entry]:
     return _set(_copy(entries), dict.fromkeys(more, True))
 
 
+def without(entries: Sequence[Entry], names: Iterable[str]) -> list[Entry]:
+    """``entries`` less the features ``names``, which nothing else builds upon."""
+    return _set(_copy(entries), dict.fromkeys(names, False))
+
+
 def with_clocks(entries: Sequence[Entry], crystal_hz: int, tsc_hz: int) -> list[Entry]:
     """``entries`` that tell in leaf 0x15 how fast the TSC is, and the crystal that the APIC's timer counts.
 

@@ -24,7 +24,6 @@ from x86_machine import (
 )
 
 from pykvm.x86.exceptions import DF, GP, NP, PF, SS, TS, UD, Fault, together
-from pykvm.x86.execute import execute
 from pykvm.x86.execute.interrupts import EXTERNAL, deliver, raise_exception
 from pykvm.x86.execute.linear import Linear
 from pykvm.x86.registers import (
@@ -234,14 +233,6 @@ def test_a_stack_without_room_is_ss():
     assert machine.fault(INT_30) == (SS, 0)
 
 
-def test_a_task_gate_is_not_carried_out():
-    machine = Machine("protected")
-    machine.gate(0x30, 0, selector=TASK, kind=5)
-    before = dict(machine.regs)
-    assert execute(machine.cpu, machine.memory, bytes.fromhex(INT_30)) is None
-    assert machine.regs == before
-
-
 # Protected mode, to an inner ring
 
 
@@ -345,11 +336,32 @@ def test_from_v86_the_handler_must_be_in_ring_0():
     assert machine.fault(INT_30) == (GP, CONFORMING)
 
 
-def test_v86_extensions_are_not_carried_out():
+@pytest.mark.parametrize("iopl", [0, 3])
+def test_with_vme_the_tss_says_which_int_stays_in_the_task(iopl: int):
     machine = Machine("protected")
-    machine.enter_v86()
+    machine.enter_v86(iopl=iopl)
     machine.sregs["cr4"] |= CR4_VME
-    assert execute(machine.cpu, machine.memory, bytes.fromhex(INT_30)) is None
+    machine.regs["rflags"] |= RFLAGS_IF | RFLAGS_TF
+    machine.sregs["tr"] |= {"limit": 0x90}
+    machine.memory.put_u16(TSS + 0x66, 0x88)  # the redirection bitmap is at 0x68
+    machine.memory.put_u32(4 * 0x30, 0x2000_1234)
+    before = machine.regs["rflags"]
+    assert machine.run(INT_30).fault is None
+    assert (machine.regs["rip"], machine.sregs["cs"]["base"]) == (0x1234, 0x2_0000)
+    shown = before if iopl == 3 else before & ~RFLAGS_IF | 3 << 12
+    assert machine.stack(3, 2) == [0x102, 0x1000, shown & 0xFFFF]
+    cleared = RFLAGS_TF | (RFLAGS_IF if iopl == 3 else 0)
+    assert machine.regs["rflags"] == before & ~cleared
+
+
+def test_with_vme_an_int_that_does_not_stay_is_as_without_it():
+    machine = Machine("protected")
+    machine.enter_v86(iopl=0)
+    machine.sregs["cr4"] |= CR4_VME
+    machine.sregs["tr"] |= {"limit": 0x90}
+    machine.memory.put_u16(TSS + 0x66, 0x88)
+    machine.memory.write(TSS + 0x68 + 6, b"\1")
+    assert machine.fault(INT_30) == (GP, 0)
 
 
 # IA-32e mode

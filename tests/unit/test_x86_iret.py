@@ -25,7 +25,6 @@ from x86_machine import (
 )
 
 from pykvm.x86.exceptions import GP, NP, SS
-from pykvm.x86.execute import execute
 from pykvm.x86.registers import (
     CR4_VME,
     RFLAGS_AC,
@@ -89,12 +88,26 @@ def test_v86_with_iopl_3_keeps_iopl_and_vm():
     assert (machine.sregs["cs"]["base"], machine.regs["rip"], machine.cpu.v86) == (0x2_0000, PLACE, True)
 
 
-def test_v86_with_a_lower_iopl_is_gp_and_with_vme_not_carried_out():
+def test_v86_with_a_lower_iopl_is_gp_and_with_vme_sets_vif():
     machine = Machine("protected")
     machine.enter_v86(iopl=0)
     assert machine.fault(IRET) == (GP, 0)
     machine.sregs["cr4"] |= CR4_VME
-    assert execute(machine.cpu, machine.memory, b"\xcf") is None
+    machine.push(0x3202, 0x2000, PLACE, width=2)
+    assert machine.run(IRET).fault is None
+    assert machine.regs["rflags"] == RFLAGS_VM | RFLAGS_VIF | 2
+    assert (machine.sregs["cs"]["base"], machine.regs["rip"]) == (0x2_0000, PLACE)
+
+
+def test_v86_with_vme_does_not_let_a_pending_interrupt_in_by_iret():
+    machine = Machine("protected")
+    machine.enter_v86(iopl=0)
+    machine.sregs["cr4"] |= CR4_VME
+    machine.regs["rflags"] |= RFLAGS_VIP
+    machine.push(0x202, 0x2000, PLACE, width=2)
+    assert machine.fault(IRET) == (GP, 0)
+    machine.push(2, 0x2000, PLACE, width=2)
+    assert machine.run(IRET).fault is None
 
 
 # Protected mode
@@ -255,13 +268,6 @@ def test_an_item_beyond_the_stack_segment_is_ss():
     machine.push(2, KERNEL_CODE, PLACE, width=4)
     machine.sregs["ss"] |= {"limit": STACK - 2}
     assert machine.fault(IRET) == (SS, 0)
-
-
-def test_a_return_to_another_task_is_not_carried_out():
-    machine = Machine("protected")
-    machine.regs["rflags"] |= RFLAGS_NT
-    machine.push(2, KERNEL_CODE, PLACE, width=4)
-    assert execute(machine.cpu, machine.memory, b"\xcf") is None
 
 
 def test_ring_0_returns_to_v86_with_all_segments():

@@ -8,17 +8,21 @@ from pykvm.x86.execute import (
     arithmetic,
     bits,
     branches,
+    control,
     descriptors,
+    far,
     integers,
     interrupts,
     iret,
     moves,
     multiply,
     ports,
+    privileged,
     shifts,
     stack,
     state,
     strings,
+    syscalls,
     system,
     vector_moves,
     vectors,
@@ -38,7 +42,20 @@ if TYPE_CHECKING:
 
     Found = tuple[Row, Instruction, "Outcome"]
 
-_CAREFUL = (arithmetic, branches, moves, multiply, ports, shifts, stack, strings)
+_CAREFUL = (
+    arithmetic,
+    branches,
+    control,
+    far,
+    moves,
+    multiply,
+    ports,
+    privileged,
+    shifts,
+    stack,
+    strings,
+    syscalls,
+)
 _OTHERS = (bits, descriptors, integers, interrupts, iret, state, system, vector_moves, vectors)
 _TABLE = build([topic.INSTRUCTIONS for topic in _CAREFUL], [topic.INSTRUCTIONS for topic in _OTHERS])
 

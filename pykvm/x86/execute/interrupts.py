@@ -1,15 +1,23 @@
 """How an interrupt or exception enters its handler, in every mode (Intel SDM vol. 2, INT n, "Operation").
 
 Through the vector table of real mode, and through 16-, 32- and 64-bit interrupt and trap gates, with changes
-of privilege, stacks from the TSS and IST. Task gates and CR4.VME's redirection are not carried out.
+of privilege, stacks from the TSS and IST, and through task gates.
 """
 
 from __future__ import annotations
 
-from pykvm.x86.exceptions import BP, DB, DF, DOUBLE, FAULTS, GP, NP, OF, SS, TRIPLE, TS, UD, Fault, together
-from pykvm.x86.execute.cpu import Unsupported
+from pykvm.x86.exceptions import BP, DB, DF, DOUBLE, FAULTS, GP, NP, OF, SS, TRIPLE, Fault, together
 from pykvm.x86.execute.descriptors import accessed, null_stack, read_descriptor
-from pykvm.x86.execute.linear import within_limit
+from pykvm.x86.execute.rings import (
+    inner_pointer_64,
+    inner_stack,
+    need_room,
+    tss64,
+    write_frame,
+    write_frame_64,
+)
+from pykvm.x86.execute.tasks import CALL, switch_task
+from pykvm.x86.execute.virtual import interrupt_in_task, redirected
 from pykvm.x86.paging import canonical
 from pykvm.x86.registers import (
     CR4_VME,
@@ -27,13 +35,9 @@ from pykvm.x86.segments import (
     TASK_GATE,
     TRAP_GATE16,
     TRAP_GATE32,
-    TSS16_AVAILABLE,
-    TSS16_BUSY,
     TSS64_IST1,
-    TSS_STACKS,
     TYPE_CODE,
     TYPE_CONFORMING,
-    TYPE_WRITABLE,
     decode_gate,
     null_segment,
 )
@@ -76,8 +80,8 @@ def raise_exception(cpu: Cpu, memory: Linear, fault: Fault) -> bool:
 def deliver(cpu: Cpu, memory: Linear, vector: int, error: int | None = None, source: int = EXCEPTION) -> None:
     """Enter the handler of ``vector``; ``error`` is pushed where it is not None and the mode pushes any.
 
-    The return address is ``cpu.regs["rip"]``. Raises the Fault of a delivery that fails, and Unsupported for
-    a task gate; then registers are as they were.
+    The return address is ``cpu.regs["rip"]``. Raises the Fault of a delivery that fails; then
+    registers are as they were, but after a task switch.
     """
     saved = cpu.save()
     try:
@@ -85,8 +89,9 @@ def deliver(cpu: Cpu, memory: Linear, vector: int, error: int | None = None, sou
             _through_vector_table(cpu, memory, vector)
         else:
             _through_gate(cpu, memory, vector, error, source)
-    except (Fault, Unsupported):
-        cpu.restore(saved)
+    except Fault as fault:
+        if not fault.keeps:
+            cpu.restore(saved)
         raise
 
 
@@ -111,6 +116,9 @@ def _through_vector_table(cpu: Cpu, memory: Linear, vector: int) -> None:
 def _through_gate(cpu: Cpu, memory: Linear, vector: int, error: int | None, source: int) -> None:
     ext = 0 if source == SOFTWARE else 1
     gate = _gate(cpu, memory, vector, source == SOFTWARE, ext)
+    if gate["type"] == TASK_GATE:
+        switch_task(cpu, memory, gate["selector"], CALL, ext=ext, error=error)
+        return
     place, code = _code_segment(cpu, memory, gate["selector"], ext)
     conforming = bool(code["type"] & TYPE_CONFORMING)
     inner = not conforming and code["dpl"] < cpu.cpl
@@ -148,8 +156,6 @@ def _gate(cpu: Cpu, memory: Linear, vector: int, software: bool, ext: int) -> Ga
         raise Fault(GP, 8 * vector + _IN_IDT)
     if not gate["present"]:
         raise Fault(NP, 8 * vector + _IN_IDT + ext)
-    if kind == TASK_GATE:
-        raise Unsupported
     if width == 16:
         gate["offset"] &= 0xFFFF
     return gate
@@ -174,29 +180,18 @@ def _enter_64(cpu: Cpu, memory: Linear, gate: Gate, tail: list[int], inner: bool
     cr4 = cpu.sregs["cr4"]
     rsp = cpu.regs["rsp"]
     if gate["ist"]:
-        rsp = _tss64(cpu, memory, TSS64_IST1 + 8 * (gate["ist"] - 1), ext)
+        rsp = tss64(cpu, memory, TSS64_IST1 + 8 * (gate["ist"] - 1), ext)
     elif inner:
-        first, step, _ = TSS_STACKS[64]
-        rsp = _tss64(cpu, memory, first + step * cpl, ext)
+        rsp = inner_pointer_64(cpu, memory, cpl, ext)
     frame = [cpu.sregs["ss"]["selector"], cpu.regs["rsp"], *tail]
     top = rsp & ~15
     if not canonical(rsp, cr4) or not canonical(top - 8 * len(frame) & 0xFFFF_FFFF_FFFF_FFFF, cr4):
         raise Fault(SS, ext)
     if not canonical(gate["offset"], cr4):
         raise Fault(GP, ext)
-    for value in frame:
-        top -= 8
-        memory.write_linear(top & 0xFFFF_FFFF_FFFF_FFFF, value.to_bytes(8, "little"), user=cpl == 3)
-    cpu.regs["rsp"] = top & 0xFFFF_FFFF_FFFF_FFFF
+    cpu.regs["rsp"] = write_frame_64(memory, top, frame, cpl)
     if inner:
         cpu.set_segment("ss", null_stack(cpl, cpl))
-
-
-def _tss64(cpu: Cpu, memory: Linear, offset: int, ext: int) -> int:
-    tr = cpu.sregs["tr"]
-    if offset + 7 > tr["limit"]:
-        raise Fault(TS, (tr["selector"] & 0xFFFC) + ext)
-    return memory.read_system(tr["base"] + offset, 8)
 
 
 def _enter_legacy(
@@ -214,23 +209,16 @@ def _enter_legacy(
     frame = tail
     stack, sp, error = sregs["ss"], regs["rsp"], ext
     if inner:
-        stack, sp = _inner_stack(cpu, memory, cpl, ext)
+        stack, sp = inner_stack(cpu, memory, cpl, ext)
         error = (stack["selector"] & 0xFFFC) + ext
         frame = [sregs["ss"]["selector"], regs["rsp"], *tail]
     from_v86 = cpu.v86
     if from_v86:
         frame = [*(sregs[name]["selector"] for name in ("gs", "fs", "ds", "es")), *frame]
-    mask = 0xFFFF_FFFF if stack["db"] else 0xFFFF
-    size = width * len(frame)
-    if not within_limit(stack, sp - size & mask, size):
-        raise Fault(SS, error)
+    need_room(stack, sp, width * len(frame), error)
     if gate["offset"] > code["limit"]:
         raise Fault(GP, ext)
-    for value in frame:
-        sp = sp & ~mask | sp - width & mask
-        data = (value & (1 << 8 * width) - 1).to_bytes(width, "little")
-        memory.write_linear(stack["base"] + (sp & mask) & 0xFFFF_FFFF, data, user=cpl == 3)
-    regs["rsp"] = sp & 0xFFFF_FFFF
+    regs["rsp"] = write_frame(memory, stack, sp, width, frame, cpl, error)
     if inner:
         cpu.set_segment("ss", stack)
     if from_v86:
@@ -238,36 +226,15 @@ def _enter_legacy(
             cpu.set_segment(name, null_segment())
 
 
-def _inner_stack(cpu: Cpu, memory: Linear, cpl: int, ext: int) -> tuple[Segment, int]:
-    """SS and the stack pointer that the TSS holds for ``cpl``."""
-    tr = cpu.sregs["tr"]
-    first, step, width = TSS_STACKS[16 if tr["type"] in (TSS16_AVAILABLE, TSS16_BUSY) else 32]
-    offset = first + step * cpl
-    if offset + width + 1 > tr["limit"]:
-        raise Fault(TS, (tr["selector"] & 0xFFFC) + ext)
-    sp = memory.read_system(tr["base"] + offset, width)
-    selector = memory.read_system(tr["base"] + offset + width, 2)
-    bad = Fault(TS, (selector & 0xFFFC) + ext)
-    found = read_descriptor(cpu, memory, selector)
-    if found is None or selector & 3 != cpl:
-        raise bad
-    place, segment = found
-    writable_data = segment["s"] and segment["type"] & (TYPE_CODE | TYPE_WRITABLE) == TYPE_WRITABLE
-    if segment["dpl"] != cpl or not writable_data:
-        raise bad
-    if not segment["present"]:
-        raise Fault(SS, (selector & 0xFFFC) + ext)
-    return accessed(memory, place, segment), sp
-
-
 def int_n(step: Step) -> None:
-    cpu = step.cpu
+    cpu, vector = step.cpu, step.instruction.immediate
     if cpu.v86:
-        if cpu.sregs["cr4"] & CR4_VME:
-            raise Unsupported
+        if cpu.sregs["cr4"] & CR4_VME and redirected(step, vector):
+            interrupt_in_task(step, vector)
+            return
         if cpu.iopl < 3:
             raise Fault(GP, 0)
-    deliver(cpu, step.memory, step.instruction.immediate, source=SOFTWARE)
+    deliver(cpu, step.memory, vector, source=SOFTWARE)
 
 
 def int3(step: Step) -> None:
@@ -280,8 +247,6 @@ def int1(step: Step) -> None:
 
 
 def into(step: Step) -> None:
-    if step.cpu.bits == 64:
-        raise Fault(UD)
     if step.cpu.regs["rflags"] & RFLAGS_OF:
         deliver(step.cpu, step.memory, OF, source=SOFTWARE)
 

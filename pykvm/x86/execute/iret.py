@@ -1,34 +1,28 @@
 """IRET in every mode (Intel SDM vol. 2, IRET/IRETD/IRETQ, "Operation").
 
 From real and virtual-8086 mode, in protected mode to the same level, an outer ring or virtual-8086 mode, and
-in IA-32e mode to any. A return to another task (NT) and CR4.VME's form are not carried out.
+in IA-32e mode to any; with NT to another task. With what is here RET between segments returns, too.
 """
 
 from __future__ import annotations
 
 from pykvm.x86.exceptions import GP, NP, SS, Fault
-from pykvm.x86.execute.cpu import Unsupported
 from pykvm.x86.execute.descriptors import accessed, null_stack, read_descriptor
+from pykvm.x86.execute.stack import FREE_FLAGS
+from pykvm.x86.execute.tasks import RETURN, switch_task
+from pykvm.x86.execute.virtual import return_in_task
 from pykvm.x86.paging import canonical
 from pykvm.x86.registers import (
     CR4_VME,
     RFLAGS_AC,
-    RFLAGS_AF,
-    RFLAGS_CF,
-    RFLAGS_DF,
     RFLAGS_ID,
     RFLAGS_IF,
     RFLAGS_IOPL,
     RFLAGS_NT,
-    RFLAGS_OF,
-    RFLAGS_PF,
     RFLAGS_RF,
-    RFLAGS_SF,
-    RFLAGS_TF,
     RFLAGS_VIF,
     RFLAGS_VIP,
     RFLAGS_VM,
-    RFLAGS_ZF,
 )
 from pykvm.x86.segments import TYPE_CODE, TYPE_CONFORMING, TYPE_WRITABLE, real_segment
 
@@ -39,12 +33,10 @@ if TYPE_CHECKING:
     from pykvm.x86.execute.step import Step
     from pykvm.x86.segments import Segment
 
-_STATUS = RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF
-_ANYWHERE = _STATUS | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT
 _WIDE = RFLAGS_RF | RFLAGS_AC | RFLAGS_ID  # those above bit 15 that an IRET of 32 or 64 bits sets too
 
 
-class _Stack:
+class Stack:
     """The running stack, popped item by item; the register moves when all is well."""
 
     def __init__(self, step: Step) -> None:
@@ -58,28 +50,34 @@ class _Stack:
         self.pointer = self.pointer & ~self.mask | self.pointer + self.width & self.mask
         return value
 
+    def skip(self, size: int) -> None:
+        self.pointer = self.pointer & ~self.mask | self.pointer + size & self.mask
+
 
 def iret(step: Step) -> None:
     cpu = step.cpu
     cpu.nmi_masked = False
-    stack = _Stack(step)
+    stack = Stack(step)
     if not cpu.protected:
-        _real(step, stack, _ANYWHERE | RFLAGS_IF | RFLAGS_IOPL)
+        _real(step, stack, FREE_FLAGS | RFLAGS_IF | RFLAGS_IOPL)
     elif cpu.v86:
         if cpu.iopl < 3:
-            if cpu.sregs["cr4"] & CR4_VME:
-                raise Unsupported
-            raise Fault(GP, 0)
-        _real(step, stack, _ANYWHERE | RFLAGS_IF)
+            if not cpu.sregs["cr4"] & CR4_VME or step.size != 2:
+                raise Fault(GP, 0)
+            ip, selector, flags = stack.pop(), stack.pop(), stack.pop()
+            return_in_task(step, ip, selector, flags, stack.pointer, FREE_FLAGS)
+            return
+        _real(step, stack, FREE_FLAGS | RFLAGS_IF)
     elif cpu.regs["rflags"] & RFLAGS_NT:
-        if not cpu.long:
-            raise Unsupported
-        raise Fault(GP, 0)
+        if cpu.long:
+            raise Fault(GP, 0)
+        tr = cpu.sregs["tr"]
+        switch_task(cpu, step.memory, step.memory.read_system(tr["base"], 2), RETURN)
     else:
         _protected(step, stack)
 
 
-def _real(step: Step, stack: _Stack, mask: int) -> None:
+def _real(step: Step, stack: Stack, mask: int) -> None:
     """Real mode, and virtual-8086 mode with IOPL 3."""
     cpu = step.cpu
     ip, selector, flags = stack.pop(), stack.pop() & 0xFFFF, stack.pop()
@@ -91,25 +89,25 @@ def _real(step: Step, stack: _Stack, mask: int) -> None:
     cpu.set_flags(flags, mask | (_WIDE if step.size > 2 else 0))
 
 
-def _protected(step: Step, stack: _Stack) -> None:
+def _protected(step: Step, stack: Stack) -> None:
     cpu, memory = step.cpu, step.memory
     old_cpl = cpu.cpl
     rip, selector, flags = stack.pop(), stack.pop() & 0xFFFF, stack.pop()
     if flags & RFLAGS_VM and old_cpl == 0 and step.size == 4 and not cpu.long:
         _to_v86(cpu, stack, rip, selector, flags)
         return
-    place, code = _code_segment(cpu, memory, selector)
+    place, code = return_code(cpu, memory, selector)
     cpl = selector & 3
     to_64 = bool(cpu.long and code["l"])
     if cpl > old_cpl or cpu.bits == 64:
         rsp, ss_selector = stack.pop(), stack.pop() & 0xFFFF
-        ss = _stack_segment(cpu, memory, ss_selector, cpl, to_64)
+        ss = return_stack(cpu, memory, ss_selector, cpl, to_64)
     else:
         rsp, ss = stack.pointer, cpu.sregs["ss"]
     if not canonical(rip, cpu.sregs["cr4"]) if to_64 else rip > code["limit"]:
         raise Fault(GP, 0)
 
-    mask = _ANYWHERE | (_WIDE if step.size > 2 else 0)
+    mask = FREE_FLAGS | (_WIDE if step.size > 2 else 0)
     if old_cpl <= cpu.iopl:
         mask |= RFLAGS_IF
     if old_cpl == 0:
@@ -123,10 +121,10 @@ def _protected(step: Step, stack: _Stack) -> None:
     cpu.set_segment("ss", ss)
     cpu.set_segment("cs", accessed(memory, place, code))
     if cpl > old_cpl:
-        _drop_inner_segments(cpu, cpl)
+        drop_inner_segments(cpu, cpl)
 
 
-def _code_segment(cpu: Cpu, memory: Linear, selector: int) -> tuple[int, Segment]:
+def return_code(cpu: Cpu, memory: Linear, selector: int) -> tuple[int, Segment]:
     bad = Fault(GP, selector & 0xFFFC)
     found = read_descriptor(cpu, memory, selector)
     rpl = selector & 3
@@ -145,7 +143,7 @@ def _code_segment(cpu: Cpu, memory: Linear, selector: int) -> tuple[int, Segment
     return found
 
 
-def _stack_segment(cpu: Cpu, memory: Linear, selector: int, cpl: int, to_64: bool) -> Segment:
+def return_stack(cpu: Cpu, memory: Linear, selector: int, cpl: int, to_64: bool) -> Segment:
     bad = Fault(GP, selector & 0xFFFC)
     if not selector & 0xFFFC and to_64 and cpl != 3 and selector & 3 == cpl:
         return null_stack(selector, cpl)
@@ -161,7 +159,7 @@ def _stack_segment(cpu: Cpu, memory: Linear, selector: int, cpl: int, to_64: boo
     return accessed(memory, place, segment)
 
 
-def _drop_inner_segments(cpu: Cpu, cpl: int) -> None:
+def drop_inner_segments(cpu: Cpu, cpl: int) -> None:
     """Data segments that the outer ring may not use become null."""
     for name in ("es", "fs", "gs", "ds"):
         segment = cpu.sregs[name]
@@ -170,7 +168,7 @@ def _drop_inner_segments(cpu: Cpu, cpl: int) -> None:
             cpu.set_segment(name, segment | {"selector": 0, "present": 0, "unusable": 1})
 
 
-def _to_v86(cpu: Cpu, stack: _Stack, ip: int, selector: int, flags: int) -> None:
+def _to_v86(cpu: Cpu, stack: Stack, ip: int, selector: int, flags: int) -> None:
     if ip > 0xFFFF:
         raise Fault(GP, 0)
     sp = stack.pop()
@@ -181,7 +179,7 @@ def _to_v86(cpu: Cpu, stack: _Stack, ip: int, selector: int, flags: int) -> None
     cpu.regs["rip"] = ip
     cpu.regs["rsp"] = sp
     everything = RFLAGS_IF | RFLAGS_IOPL | RFLAGS_VM | RFLAGS_VIF | RFLAGS_VIP
-    cpu.set_flags(flags, _ANYWHERE | _WIDE | everything)
+    cpu.set_flags(flags, FREE_FLAGS | _WIDE | everything)
 
 
 INSTRUCTIONS = (("CF", "iret", iret, ""),)

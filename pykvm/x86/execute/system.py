@@ -1,7 +1,7 @@
 """System instructions and hints: CLAC, STAC, XGETBV, XSETBV, SWAPGS, INVPCID, RDRAND, cache control, …
 
-Each by its name in the Intel SDM vol. 2; CLZERO and RDPRU by the AMD APM vol. 3. Caches and TLBs are KVM's
-and the host's: what empties one only makes its checks here.
+Each by its name in the Intel SDM vol. 2; CLZERO and RDPRU by the AMD APM vol. 3. Caches are the host's: what
+empties one only makes its checks here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from pykvm.x86.exceptions import GP, MF, NM, UD, Fault
 from pykvm.x86.execute.cpu import Unsupported
 from pykvm.x86.execute.flags import ARITHMETIC
 from pykvm.x86.execute.integers import RAX, RCX, RDX
-from pykvm.x86.msr import IA32_APERF, IA32_KERNEL_GS_BASE, IA32_MPERF, IA32_TSC, IA32_TSC_AUX
+from pykvm.x86.execute.privileged import time_stamp
+from pykvm.x86.msr import IA32_APERF, IA32_KERNEL_GS_BASE, IA32_MPERF, IA32_TSC_AUX
 from pykvm.x86.paging import READ, canonical
 from pykvm.x86.registers import (
     CR0_MP,
@@ -182,6 +183,7 @@ def invpcid(step: Step) -> None:
         raise Fault(GP, 0)
     if kind == 0 and step.cpu.bits == 64 and not canonical(gva, cr4):
         raise Fault(GP, 0)
+    step.cpu.flush(gva if kind == 0 else None)
 
 
 def rdrand(step: Step) -> None:
@@ -197,7 +199,7 @@ def rdtscp(step: Step) -> None:
     cpu = step.cpu
     if cpu.cpl != 0 and cpu.sregs["cr4"] & CR4_TSD:
         raise Fault(GP, 0)
-    _set_edx_eax(step, cpu.msr(IA32_TSC))
+    _set_edx_eax(step, time_stamp(cpu))
     cpu.set_reg(RCX, 4, cpu.msr(IA32_TSC_AUX))
 
 
