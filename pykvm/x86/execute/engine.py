@@ -28,7 +28,7 @@ from pykvm.x86.execute import (
     vectors,
 )
 from pykvm.x86.execute.cpu import Unsupported
-from pykvm.x86.execute.decode import decode
+from pykvm.x86.execute.decode import Undefined, decode
 from pykvm.x86.execute.step import Step
 from pykvm.x86.execute.table import build, find
 from pykvm.x86.registers import RFLAGS_RF, RFLAGS_TF
@@ -43,26 +43,20 @@ if TYPE_CHECKING:
     Found = tuple[Row, Instruction, "Outcome"]
 
 _CAREFUL = (
-    arithmetic,
-    branches,
-    control,
-    far,
-    moves,
-    multiply,
-    ports,
-    privileged,
-    shifts,
-    stack,
-    strings,
-    syscalls,
+    *(arithmetic, bits, branches, control, descriptors, far, integers, interrupts, moves, multiply, ports),
+    *(privileged, shifts, stack, state, strings, syscalls, system, vector_moves, vectors),
 )
-_OTHERS = (bits, descriptors, integers, interrupts, iret, state, system, vector_moves, vectors)
+_OTHERS = (iret,)
 _TABLE = build([topic.INSTRUCTIONS for topic in _CAREFUL], [topic.INSTRUCTIONS for topic in _OTHERS])
 
 # After these no single-step trap follows: they enter a handler with TF clear.
 _NO_STEP = frozenset(("int", "int1", "int3", "into"))
 # For these it is TF as they leave it that counts.
 _STEP_BY_NEW_FLAGS = frozenset(("syscall", "sysret"))
+
+# Where what is not in the table is no instruction: all one-byte opcodes but x87's, and these behind 0F.
+_X87 = range(0xD8, 0xE0)
+_WHOLE = frozenset((0x00, 0xB2, 0xB4, 0xB5, 0xBA))
 
 _KNOWN_AT_MOST = 1 << 16
 _known: dict[tuple[bytes, int, frozenset[str] | None], Found | None] = {}
@@ -94,11 +88,20 @@ def known(code: bytes, bits: int, features: frozenset[str] | None) -> Found | No
         pass
     instruction = decode(code, bits)
     row = find(_TABLE, instruction, features)
+    if row is None and _is_undefined(instruction):
+        raise Undefined
     found = None if row is None else (row, instruction, Outcome(name=row.mnemonic))
     if len(_known) >= _KNOWN_AT_MOST:
         _known.clear()
     _known[key] = found
     return found
+
+
+def _is_undefined(instruction: Instruction) -> bool:
+    if instruction.vex:
+        return False
+    opcode = instruction.opcode
+    return opcode in _WHOLE if instruction.map == "0F" else not instruction.map and opcode not in _X87
 
 
 def carry_out(found: Found, cpu: Cpu, linear: Linear) -> Outcome | None:
@@ -117,6 +120,7 @@ def carry_out(found: Found, cpu: Cpu, linear: Linear) -> Outcome | None:
         if rflags & RFLAGS_RF:
             regs["rflags"] = rflags & ~RFLAGS_RF
         cpu.interrupt_shadow = False
+        linear.begin()
         row.action(Step(instruction, cpu, linear))
     except (Fault, Unsupported) as failure:
         if not isinstance(failure, Fault) or not failure.keeps:

@@ -38,6 +38,11 @@ class Linear:
     def __init__(self, cpu: Cpu, memory: Memory) -> None:
         self.cpu = cpu
         self.memory = memory
+        self._kept = (-1, 0, 0)  # linear address, size and guest-physical address of what will be stored to
+
+    def begin(self) -> None:
+        """A new instruction: nothing that was translated for the one before is good for it."""
+        self._kept = (-1, 0, 0)
 
     # By segment and offset, with the rights of the running code
 
@@ -45,10 +50,17 @@ class Linear:
         """Read ``size`` bytes; with WRITE as ``access``, where they may be written, too."""
         gva = self.address(segment, offset, size, access)
         self._check_alignment(gva, size)
+        if access == WRITE and gva % PAGE + size <= PAGE:
+            gpa = self.translate(gva, WRITE, self.cpu.cpl == 3)
+            self._kept = (gva, size, gpa)
+            return self.load(gpa, size)
         return self._read(gva, size, self.cpu.cpl == 3, implicit=False, access=access)
 
     def write(self, segment: str, offset: int, data: bytes) -> None:
         gva = self.address(segment, offset, len(data), WRITE)
+        if self._kept[0] == gva and self._kept[1] == len(data):
+            self.store(self._kept[2], data)
+            return
         self._check_alignment(gva, len(data))
         self.write_linear(gva, data, user=self.cpu.cpl == 3)
 

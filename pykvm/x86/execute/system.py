@@ -63,6 +63,12 @@ def nop_without_cet(step: Step) -> None:
         raise Unsupported
 
 
+def nop_without_mpx(step: Step) -> None:
+    """What MPX's bytes mean to a CPU without it."""
+    if step.cpu.features is not None and step.cpu.has("mpx"):
+        raise Unsupported
+
+
 def nop_of_memory(step: Step) -> None:
     """A cache line's instruction: it raises what a read of a byte of the line would."""
     step.load_memory(1)
@@ -265,7 +271,12 @@ INSTRUCTIONS = (
     ("NP 0F AE /7 reg", "sfence", nop, "sse"),
     ("0F 0D /r m", "prefetchw", nop, ""),
     ("0F 18 /r", "prefetch", nop, ""),
+    ("0F 19 /r", "nop", nop, ""),
+    ("0F 1A /r", "nop", nop_without_mpx, ""),
+    ("0F 1B /r", "nop", nop_without_mpx, ""),
+    ("0F 1C /r", "nop", nop, ""),
     ("0F 1C /0 m", "cldemote", nop, ""),
+    ("0F 1D /r", "nop", nop, ""),
     ("F3 0F 1E FA", "endbr64", nop_without_cet, ""),
     ("F3 0F 1E FB", "endbr32", nop_without_cet, ""),
     ("F3 0F 1E /1 reg", "rdssp", nop_without_cet, ""),

@@ -85,7 +85,7 @@ def build(careful: Iterable[Rows], others: Iterable[Rows]) -> dict[Key, list[Row
                     key, row = parse(notation, mnemonic, action, feature, is_careful)
                     table.setdefault(key, []).append(row)
     for found in table.values():
-        found.sort(key=lambda row: (row.modrm is None, row.prefixes == _ANY_PREFIX))
+        found.sort(key=lambda row: (row.modrm is None, row.prefixes == _ANY_PREFIX, row.digit is None))
     return table
 
 
