@@ -9,14 +9,14 @@ from __future__ import annotations
 from pykvm.config.backend import on_backend
 from pykvm.devices.bus import MemoryBus, PortBus
 from pykvm.devices.lapictimer import TIMER_HZ
-from pykvm.errors import HostError
 from pykvm.host.cpuid import guest_cpuid
 from pykvm.kvm.system import Kvm, cpuid_entries, cpuid_table
-from pykvm.machine import board
+from pykvm.machine import board, verdict
 from pykvm.machine.controllers import Controllers
 from pykvm.machine.interrupts import ROUTES, IsaLines, KvmLine
 from pykvm.machine.kvmcpu import KvmCpu
 from pykvm.machine.machine import Machine
+from pykvm.machine.usercpu import UserInterruptCpu
 from pykvm.memory import layout
 from pykvm.x86 import cpuid
 
@@ -60,23 +60,33 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         vm.set_memory(slot, region.gpa, region.size, region.hva, readonly=region.readonly)
 
     # Interrupt controllers and the timer chip.
+    own = None
     if config.interrupts == "user":
-        raise HostError("interrupts: user is not there under KVM yet", remedy="leave it out")
-    vm.create_irqchip()
-    vm.set_routes(ROUTES)
-    lines = IsaLines(lambda irq: KvmLine(vm, irq))
+        own = Controllers(machine.clock, ports, mmio, machine.devices)
+        lines = IsaLines(own.input)
+    else:
+        vm.create_irqchip()
+        vm.set_routes(ROUTES)
+        lines = IsaLines(lambda irq: KvmLine(vm, irq))
     if config.pit == "kernel":
         vm.create_pit()
 
     board.fit(machine, ports, lines, memory, own_pit=config.pit == "user")
 
     # CPUs.
-    entries = guest_cpuid(kvm, config.cpus)
+    entries = guest_cpuid(kvm, config.cpus, own_apic=own is not None)
     for index in range(config.cpus.count):
         vcpu = vm.create_vcpu(index)
-        cpu = KvmCpu(vcpu, ports, mmio, memory, machine.lock)
-        machine.add_cpu(cpu)
         asked = cpuid.for_vcpu(entries, index, config.cpus.count)
+        cpu: KvmCpu
+        if own is None:
+            cpu = KvmCpu(vcpu, ports, mmio, memory, machine.lock)
+            machine.add_cpu(cpu)
+        else:
+            cpu = user_cpu = UserInterruptCpu(vcpu, ports, mmio, memory, machine.lock)
+            user_cpu.kick = machine.add_cpu(cpu).kick
+            # Its timer has no TSC to look at: CPUID offers no deadline.
+            user_cpu.connect(own.add_apic(index, user_cpu, asked, lambda: 0, TIMER_HZ))
         vcpu.set_cpuid(cpuid_table(asked))
         if index == 0:
             machine.cpuid_asked, machine.cpuid_seen = asked, cpuid_entries(vcpu, "KVM_GET_CPUID2")
@@ -98,7 +108,7 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
     entries = cpuid.with_clocks(features.cpuid(config.cpus), TIMER_HZ, tsc_hz)
     for index in range(config.cpus.count):
         asked = cpuid.for_vcpu(entries, index, config.cpus.count)
-        cpu = translated_cpu(index, memory, ports, mmio, machine.lock, asked, tsc_hz=tsc_hz)
+        cpu = translated_cpu(index, memory, ports, mmio, machine.lock, asked, tsc_hz=tsc_hz, cause=verdict.crash)
         machine.add_cpu(cpu)
         cpu.connect(controllers.add_apic(index, cpu, asked, cpu.tsc, tsc_hz))
         if index == 0:

@@ -77,10 +77,13 @@ SLOT |= _slots(
     "guest_high",
     "high_size",
     "page_flags",  # host address of a byte for each page of RAM: not 0 where writes must be seen
+    "page_writers",  # host address of 4 bytes for each page of RAM: see runtime.py, _note_writer
+    "walk_page",
     "walk_in_code",  # 1: 4-level paging with CR0.WP, which the runtime's walker knows
     "smap",  # CR4.SMAP
     "temporary",
     "temporary2",
+    "element",  # the logarithm of a string operation's element size
     *(f"save_{name}" for name in ("rax", "rdx", "rbx", "rsi", "rdi", "r8")),
     "saved_flags",
     "global_mask",  # PTE_G where CR4.PGE is set
@@ -93,14 +96,17 @@ SLOT |= _slots(
     *("kernel_cs", "kernel_ss", "user_cs", "user_ss"),
     *("local_log", "global_log", "user_log", "check_log"),  # how many entries each log has
     "host_mxcsr",
+    *("mask_31", "mask_63"),  # constants, for those instructions that take them from memory only
 )
 MISS_SIZES = (1, 2, 4, 8, 10, 16, 512)
+SLOT |= _slots("leave_for_attention_at")
 for _user in (0, 1):
     for _write in (0, 1):
         SLOT |= _slots(*(f"miss_{_user}{_write}_{size}" for size in MISS_SIZES))
+        SLOT |= _slots(*(f"lookup_{_user}{_write}_{size}" for size in MISS_SIZES))
 ROUTINES = (
     *("rep_movs_0", "rep_movs_1", "rep_stos_0", "rep_stos_1", "pushf", "popf", "syscall", "sysret", "iret"),
-    *("cr3_write", "invlpg", "clac", "port_out", "port_in"),
+    *("cr3_write", "invlpg", "clac", "port_out", "port_in", "bounce"),
 )
 SLOT |= _slots(*(f"do_{name}" for name in ROUTINES))
 
@@ -158,5 +164,6 @@ REASONS = (
     "port-out",
     "port-in",
     "event",  # a routine asks Python to finish its work
+    "bounce",  # one instruction was done on the bounce buffer
 )
-MISS, INTERPRET, CHAIN, JUMP, ATTENTION, PAGE_CHECK, STALE, STI, SIGNAL, PORT_OUT, PORT_IN, EVENT = range(12)
+MISS, INTERPRET, CHAIN, JUMP, ATTENTION, PAGE_CHECK, STALE, STI, SIGNAL, PORT_OUT, PORT_IN, EVENT, BOUNCE = range(13)

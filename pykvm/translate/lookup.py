@@ -26,7 +26,8 @@ _CHECK_ATTENTION = (
 class Lookup:
     """Makes the code, once for each kind of access."""
 
-    def __init__(self) -> None:
+    def __init__(self, bmi2: bool = True) -> None:
+        self.bmi2 = bmi2
         self._codes: dict[tuple[int, int, int], bytes] = {}
         self._jumps = [self._make_jump(user) for user in (0, 1)]
 
@@ -39,6 +40,8 @@ class Lookup:
         return code
 
     def _make(self, user: int, write: int, size: int) -> bytes:
+        if not self.bmi2:
+            return call_slot(SLOT[f"lookup_{user}{write}_{size}"])
         tag = (TLB_WRITE if write else TLB_READ)[user]
         # lea rcx, [rcx + r9 + size - 1]
         add = b"\x4a\x8d\x0c\x09" if size == 1 else (

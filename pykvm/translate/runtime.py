@@ -20,7 +20,7 @@ from pykvm.x86.paging import PTE_A, PTE_D, PTE_P, PTE_PS, PTE_RW, PTE_US
 from pykvm.x86.registers import RFLAGS_AC, RFLAGS_DF, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_NT, RFLAGS_TF
 
 ARITHMETIC = 0xCD5  # CF PF AF ZF SF DF OF: those that live in the host's flags
-SYSTEM = 0x247000  # IOPL NT ID and what else lives in the context's system_flags
+SYSTEM = 0x207000  # IOPL NT ID and what else lives in the context's system_flags
 FLUSH_LOCAL, FLUSH_ALL = 1, 2  # arguments of EVENT
 
 _SAVED = {"rax": RAX, "rdx": RDX, "rbx": RBX, "rsi": RSI, "rdi": RDI, "r8": R8}
@@ -47,12 +47,20 @@ class Runtime:
         for name, reason in (
             *(("chain", "chain"), ("jump_miss", "jump"), ("leave_for_attention", "attention")),
             *(("page_check", "page-check"), ("stale", "stale"), ("interpret", "interpret"), ("sti", "sti")),
-            *(("do_port_out", "port-out"), ("do_port_in", "port-in")),
+            *(("do_port_out", "port-out"), ("do_port_in", "port-in"), ("do_bounce", "bounce")),
         ):
             self.entries[name] = asm.address(f"exit-{reason}")
+        self.entries["leave_for_attention_at"] = asm.here
+        asm.pop_to(slot("return"))
+        asm.label("attention-at-rip")
+        asm.set(slot("reason"), context.ATTENTION)
+        asm.set(slot("return"), 0)  # ``rip`` says where
+        asm.jump("leave")
         for user in (0, 1):
             for write in (0, 1):
                 self._walker(user, write)
+                for size in context.MISS_SIZES:
+                    self._slow_lookup(user, write, size)
         self._flags()
         self._tlb()
         self._strings()
@@ -180,7 +188,7 @@ class Runtime:
         place = f"{user}{write}"
         slow = f"walk-slow-{place}"
         for size in context.MISS_SIZES:
-            self.entries[f"miss_{place}_{size}"] = asm.here
+            self.entries[f"miss_{place}_{size}"] = asm.label(f"miss-{place}-{size}")
             asm.pop_to(slot("return"))
             asm.set(slot("size"), size - 1)
             if size != context.MISS_SIZES[-1]:
@@ -275,6 +283,7 @@ class Runtime:
         self._to_host(slow)
         asm.mov(RSI, slot("page_flags"))
         asm.load_byte(RSI, Mem(RSI, 0, RDI))
+        asm.mov(slot("walk_page"), RDI)
         if write:
             asm.alu(OR, RSI, RSI, wide=False)
             asm.jump_if("nz", slow)
@@ -297,10 +306,16 @@ class Runtime:
             asm.jump_if("nz", f"both-{place}")
             asm.label(f"read-only-{place}")
             self._invalid(R8)
+            asm.mov(Mem(RSP, context.TLB_WRITE[user], RAX, 8), R8)
+            if user:
+                asm.alu_number(ADD, RAX, 3 * context.ENTRIES, wide=False)
+            asm.jump(f"log-{place}")
             asm.label(f"both-{place}")
         asm.mov(Mem(RSP, context.TLB_WRITE[user], RAX, 8), R8)
         if user:
             asm.alu_number(ADD, RAX, 3 * context.ENTRIES, wide=False)
+        self._note_writer()
+        asm.label(f"log-{place}")
         asm.op(0x85, RCX, slot("global_mask"))
         asm.jump_if("nz", f"global-{place}")
         self._log("local_log", context.LOCAL_LOG)
@@ -312,6 +327,32 @@ class Runtime:
         self._restore_flags()
         asm.jump_to(slot("return"))
 
+    def _slow_lookup(self, user: int, write: int, size: int) -> None:
+        """A lookup for hosts without BMI2: after a miss it is called once more."""
+        asm = self.asm
+        place = f"{user}{write}-{size}"
+        self.entries[f"lookup_{user}{write}_{size}"] = asm.here
+        asm.pop_to(slot("return"))
+        self._save_flags()
+        asm.mov(RCX, R9)
+        asm.shift(SHR, RCX, 12)
+        asm.load_word(RCX, RCX)
+        self._save("rax")
+        asm.mov(RAX, Mem(RSP, (context.TLB_WRITE if write else context.TLB_READ)[user], RCX, 8))
+        asm.alu(ADD, RAX, R9)
+        asm.alu_number(ADD, RAX, size - 1)
+        asm.shift(SHR, RAX, 16)
+        self._restore("rax")
+        asm.jump_if("nz", f"lookup-miss-{place}")
+        asm.mov(RCX, Mem(RSP, context.TLB_ADDEND[user], RCX, 8))
+        self._restore_flags()
+        asm.jump_to(slot("return"))
+        asm.label(f"lookup-miss-{place}")
+        asm.alu_number(SUB, slot("return"), 7)  # the length of the call
+        self._restore_flags()
+        asm.push_from(slot("return"))
+        asm.jump(f"miss-{place}")
+
     def _invalid(self, reg: int) -> None:
         """``reg`` = a tag that no access through the entry RAX can match."""
         asm = self.asm
@@ -319,6 +360,24 @@ class Runtime:
         asm.alu_number(XOR, reg, 0x8000, wide=False)
         asm.shift(SHL, reg, 12)
         asm.op(0xF7, 3, reg)  # neg
+
+    def _note_writer(self) -> None:
+        """Remember of the page which TLB entry, RAX, can write it (plus 1; ~0: several can)."""
+        asm = self.asm
+        several, done = self._fresh("several"), self._fresh("noted")
+        asm.mov(RSI, slot("walk_page"))
+        asm.shift(SHL, RSI, 2)
+        asm.alu(ADD, RSI, slot("page_writers"))
+        asm.mov(RDI, Mem(RSI), wide=False)
+        asm.lea(R8, Mem(RAX, 1))
+        asm.alu(OR, RDI, RDI, wide=False)
+        asm.jump_if("z", done)
+        asm.alu(CMP, RDI, R8, wide=False)
+        asm.jump_if("e", done)
+        asm.label(several)
+        asm.set(R8, -1)
+        asm.label(done)
+        asm.mov(Mem(RSI), R8, wide=False)
 
     def _log(self, count: str, log: int) -> None:
         """Append EAX to a log; a full one stays full, and then everything is dropped."""
@@ -522,7 +581,7 @@ class Runtime:
             self._rep("stos", user)
 
     def _rep(self, name: str, user: int) -> None:
-        """``argument`` is the size's logarithm, ``rip`` the instruction."""
+        """``element`` is the size's logarithm, ``rip`` the instruction."""
         asm = self.asm
         moves = name == "movs"
         place = f"{name}-{user}"
@@ -559,7 +618,7 @@ class Runtime:
             asm.alu(SUB, RDX, RCX)
             asm.alu(CMP, RDX, RAX)
             asm.op(b"\x0f\x42", RAX, RDX)  # cmovb
-        asm.mov(RCX, slot("argument"))
+        asm.mov(RCX, slot("element"))
         asm.raw("48d3e8")  # shr rax, cl
         asm.jump_if("z", f"{place}-edge")
         asm.alu(CMP, R10, RAX)
@@ -576,7 +635,7 @@ class Runtime:
         else:
             self._restore("rax")  # the value to store
         for log, code in ((0, "a4"), (1, "66a5"), (2, "a5"), (3, "48a5")):
-            asm.op(0x83, 7, slot("argument"))
+            asm.op(0x83, 7, slot("element"))
             asm.raw(bytes((log,)))
             asm.jump_if("ne", f"{place}-not-{log}")
             asm.mov(RCX, R9)
@@ -597,12 +656,8 @@ class Runtime:
         self._restore_flags()
         asm.mov(RCX, slot("attention"))
         asm.raw("e305")
-        asm.jump(f"{place}-attention")
+        asm.jump("attention-at-rip")
         asm.jump(f"{place}-again")
-        asm.label(f"{place}-attention")
-        asm.set(slot("reason"), context.ATTENTION)
-        asm.set(slot("return"), 0)  # ``rip`` says where
-        asm.jump("leave")
         asm.label(f"{place}-edge")  # an element across two pages
         self._restore("rax", "rdx")
         self._restore_flags()
@@ -625,14 +680,10 @@ class Runtime:
     def _take_pending(self, user: int) -> None:
         """Enter guest code at R9, or Python if an interrupt can be taken there."""
         asm = self.asm
-        done = self._fresh("enter")
         self._find_pending()
         self._restore_flags()
         asm.mov(RCX, slot("temporary"))
-        asm.raw("e305")
-        asm.jump(f"{done}-take")
-        asm.raw("eb05")
-        asm.label(f"{done}-take")
+        asm.raw("e305")  # jrcxz, over the jump
         asm.jump("take-interrupt")
         self._jump(user)
 
@@ -702,15 +753,21 @@ class Runtime:
         asm.jump_if("e", "iret-user")
         asm.alu(CMP, RCX, slot("kernel_cs"))
         asm.jump_if("ne", "popf-slow")
-        asm.mov(RCX, Mem(R9, 32))
+        asm.mov(RCX, Mem(R9, 32))  # SS is 0 in a handler that was entered from ring 3
+        asm.mov(slot("temporary"), RCX)
+        asm.alu(OR, RCX, RCX)
+        asm.jump_if("z", "iret-kernel")
         asm.alu(CMP, RCX, slot("kernel_ss"))
         asm.jump_if("ne", "popf-slow")
+        asm.label("iret-kernel")
         asm.mov(R11, Mem(R9, 24))
         asm.mov(RCX, Mem(R9))
         asm.mov(slot("temporary2"), RCX)
         asm.mov(R9, Mem(R9, 16))
         self._take_image()
         self._switch(0)
+        asm.mov(RCX, slot("temporary"))
+        asm.mov(slot("ss"), RCX)
         asm.mov(R9, slot("temporary2"))
         self._take_pending(0)
         asm.label("iret-user")

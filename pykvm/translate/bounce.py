@@ -1,0 +1,137 @@
+"""One instruction at a time by the host's processor, with its memory operand in a buffer.
+
+For what emitted code can't reach: an operand across two pages, in a device, or in a page whose writes must
+be seen. The instruction is emitted as ever, but for the lookup, which gives the buffer's address.
+"""
+
+from __future__ import annotations
+
+from struct import pack
+
+from pykvm.errors import InternalError
+from pykvm.translate import context
+from pykvm.translate.context import SLOT
+from pykvm.translate.decode import Undecoded, decode
+from pykvm.translate.emit import ACTIONS as INTEGER_ACTIONS
+from pykvm.translate.emit import Emitter, NotTranslated, Parts
+from pykvm.translate.emit_vector import ACTIONS as VECTOR_ACTIONS
+from pykvm.translate.encode import call_slot
+from pykvm.translate.operands import INTEGER, WRITE
+from pykvm.x86.exceptions import GP, NM, UD, Fault
+from pykvm.x86.paging import READ as READ_ACCESS
+from pykvm.x86.paging import WRITE as WRITE_ACCESS
+from pykvm.x86.registers import CR0_EM, CR0_TS, CR4_OSFXSR
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykvm.translate.blocks import Blocks
+    from pykvm.translate.cpu import TranslatedCpu
+
+M64 = (1 << 64) - 1
+# Of 16-byte operands these need not be aligned: opcode and mandatory prefix (bits as in decode.py).
+_UNALIGNED = frozenset((0x110, 0x111, 0x1F0)) | frozenset(range(0x360, 0x364))
+_BY_PREFIX = {0x16F: 4, 0x17F: 4}  # MOVDQU
+
+
+class _BounceEmitter(Emitter):
+    """Takes the buffer for every operand, and remembers its size and how it is used."""
+
+    size = 0
+    used = 0
+    count = 0
+
+    def access(self, size: int, access: int) -> bytes:
+        self.size, self.used = size, access
+        self.count += 1
+        # lea r9, [rsp + bounce]; mov ecx, 0
+        return b"\x4c\x8d\x8c\x24" + pack("<i", SLOT["bounce"]) + b"\xb9\0\0\0\0"
+
+
+class Bounce:
+    """Has room for code at ``at``; ``enter`` runs it and gives the reason for its end."""
+
+    def __init__(self, blocks: Blocks, at: int, raw: memoryview, enter: Callable[[int], int]) -> None:
+        self._blocks = blocks
+        self._at = at
+        self._raw = raw
+        self._enter = enter
+
+    def carry_out(self, cpu: TranslatedCpu, code: bytes, mode: int, gva: int | None) -> bool:
+        """Carry out the instruction ``code``; False where it is none with one operand in memory.
+
+        ``gva`` is the operand's address, None for an instruction that needs none. Raises Fault.
+        """
+        wide = bool(mode & context_wide)
+        try:
+            length, opcode, prefixes, rex, modrm, immediate = decode(code, 0, wide)
+        except (Undecoded, IndexError):
+            return False
+        vector = opcode in VECTOR_ACTIONS
+        if not vector and (opcode not in INTEGER or opcode == 0xFF):
+            return False
+        if modrm >= immediate or (gva is None and code[modrm] < 0xC0):
+            if not (gva is None and vector and modrm >= immediate):
+                return False
+        state, rip = cpu.cpu, cpu._words[SLOT["rip"] // 8]
+        if vector and opcode not in (0x2F0, 0x2F1):
+            cr0 = state.sregs["cr0"]
+            sse = not (0xD8 <= opcode < 0xE0 or opcode == 0x9B)
+            if sse and (cr0 & CR0_EM or not state.sregs["cr4"] & CR4_OSFXSR):
+                raise Fault(UD)
+            if cr0 & (CR0_TS | CR0_EM):
+                raise Fault(NM)
+        emitter = _BounceEmitter(self._blocks.lookup, 0, wide)
+        parts = Parts(code[:length], opcode, prefixes, rex, modrm, immediate, rip + length)
+        action = (VECTOR_ACTIONS if vector else INTEGER_ACTIONS)[opcode]
+        try:
+            made = action(emitter, parts) if action is not None else None
+        except NotTranslated:
+            made = None
+        if made is None or emitter.count > 1:
+            return False
+        user = state.cpl == 3
+        size, used = emitter.size, emitter.used
+        start = SLOT["bounce"]
+        if emitter.count:
+            assert gva is not None
+            self._check_alignment(opcode, prefixes, size, gva)
+            if used & WRITE:
+                self._may_write(cpu, gva, size, user)
+            if used & 1:
+                self._raw[start : start + size] = cpu.linear.read_linear(gva, size, user=user)
+        made += call_slot(SLOT["do_bounce"])
+        at = self._at - self._blocks.base
+        self._blocks.mapping.view[at : at + len(made)] = made
+        reason = self._enter(self._at)
+        if reason == context.SIGNAL:
+            fault = cpu._fault_of(cpu._words[SLOT["signal"] // 8], code, mode)
+            if fault is None:
+                raise InternalError(f"signal in the bounce of {code[:length].hex()}", where="translate")
+            cpu._words[SLOT["rip"] // 8] = rip
+            raise fault
+        if reason != context.BOUNCE:
+            raise InternalError(f"the bounce of {code[:length].hex()} left for {reason}", where="translate")
+        if emitter.count and used & WRITE:
+            assert gva is not None
+            cpu.linear.write_linear(gva, bytes(self._raw[start : start + size]), user=user)
+        cpu._words[SLOT["rip"] // 8] = rip + length & (M64 if wide else 0xFFFF_FFFF)
+        return True
+
+    def _check_alignment(self, opcode: int, prefixes: int, size: int, gva: int) -> None:
+        if size < 16 or not gva % 16 or opcode in _UNALIGNED:
+            return
+        if opcode in _BY_PREFIX and prefixes & _BY_PREFIX[opcode]:
+            return
+        if opcode in VECTOR_ACTIONS and size in (16, 512):
+            raise Fault(GP, 0)
+
+    def _may_write(self, cpu: TranslatedCpu, gva: int, size: int, user: bool) -> None:
+        cpu.linear.translate(gva, WRITE_ACCESS, user)
+        if (gva & 0xFFF) + size > 0x1000:
+            cpu.linear.translate((gva | 0xFFF) + 1 & M64, WRITE_ACCESS, user)
+
+
+context_wide = 2
+__all__ = ["READ_ACCESS", "Bounce"]

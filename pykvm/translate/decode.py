@@ -1,0 +1,111 @@
+"""From bytes to an instruction's parts, fast: what the translator needs to know of one before all else.
+
+The same maps as the interpreter's decoder (x86/execute/maps.py), turned into tables by opcode. An opcode is
+a number: the byte, and 0x100, 0x200 or 0x300 more behind 0F, 0F 38 and 0F 3A. 32- and 64-bit code; VEX,
+EVEX, XOP and 16-bit addresses are left to the interpreter.
+"""
+
+from __future__ import annotations
+
+from pykvm.x86.execute.maps import MAPS, NOT_IN_64_BIT
+
+OPERAND, F2, F3, FS, GS, LOCK, ADDRESS, OTHER = (1 << bit for bit in range(8))
+REPEAT = F2 | F3
+PREFIXES = {
+    **{0x66: OPERAND, 0xF2: F2, 0xF3: F3, 0x64: FS, 0x65: GS, 0xF0: LOCK, 0x67: ADDRESS},
+    **dict.fromkeys((0x2E, 0x36, 0x3E, 0x26), OTHER),
+}
+MAX_LENGTH = 15
+
+# What follows ModRM: bytes, and whether a SIB byte decides on a displacement.
+_AFTER_MODRM = tuple(
+    (
+        0 if modrm >= 0xC0 else (modrm & 7 == 4) + (4 if modrm & 0xC7 == 5 else (0, 1, 4)[modrm >> 6]),
+        modrm < 0x40 and modrm & 7 == 4,
+    )
+    for modrm in range(256)
+)
+
+_Z, _V, _J, _TEST1, _TESTZ = 16, 17, 18, 19, 20  # sizes that depend on the rest
+_SIZES = {**dict.fromkeys("Mb", 1), "w": 2, "e": 3, "Z": _Z, "z": _Z, "v": _V, "j": _J, "f": _TEST1, "F": _TESTZ}
+_UNKNOWN = -1
+
+
+def _table() -> list[tuple[bool, int]]:
+    """By opcode: whether ModRM follows, and the immediate's size."""
+    table = []
+    for escape in ("", "0F", "0F38", "0F3A"):
+        for letter in MAPS[escape]:
+            if letter in "xop":  # far pointers and moffs are the interpreter's
+                table.append((False, _UNKNOWN))
+            else:
+                table.append((letter in "mMZfFc", _SIZES.get(letter, 0)))
+    return table
+
+
+TABLE_32 = _table()
+TABLE_64 = list(TABLE_32)
+for _opcode in NOT_IN_64_BIT:
+    TABLE_64[_opcode] = (False, _UNKNOWN)
+for _opcode in (0xC4, 0xC5, 0x62):  # VEX and EVEX
+    TABLE_32[_opcode] = TABLE_64[_opcode] = (False, _UNKNOWN)
+
+
+class Undecoded(Exception):
+    """An instruction that isn't decoded here: the interpreter knows it, or raises what it raises."""
+
+
+def decode(code: bytes, at: int, wide: bool) -> tuple[int, int, int, int, int, int]:
+    """The instruction at ``code[at]`` of 64-bit (``wide``) or 32-bit code.
+
+    Returns length, opcode, prefixes, REX (0: none), and the places of ModRM and the immediate. Raises
+    Undecoded, and IndexError where ``code`` ends within the instruction.
+    """
+    q = at
+    prefixes = rex = 0
+    byte = code[q]
+    while byte in PREFIXES:
+        prefixes |= PREFIXES[byte]
+        q += 1
+        byte = code[q]
+    if wide and byte & 0xF0 == 0x40:
+        rex = byte
+        q += 1
+        byte = code[q]
+    q += 1
+    if byte == 0x0F:
+        byte = 0x100 | code[q]
+        q += 1
+        if byte == 0x138 or byte == 0x13A:
+            byte = (0x200 if byte == 0x138 else 0x300) | code[q]
+            q += 1
+    has_modrm, size = (TABLE_64 if wide else TABLE_32)[byte]
+    modrm = q
+    if has_modrm:
+        if prefixes & ADDRESS and not wide:
+            raise Undecoded
+        value = code[q]
+        more, sib = _AFTER_MODRM[value]
+        if sib and code[q + 1] & 7 == 5:
+            more += 4
+        q += 1 + more
+    immediate = q
+    if size:
+        if size < _Z:
+            if size < 0:
+                raise Undecoded
+            q += size
+        elif size == _Z:
+            q += 2 if prefixes & OPERAND and not rex & 8 else 4
+        elif size == _V:
+            q += 8 if rex & 8 else 2 if prefixes & OPERAND else 4
+        elif size == _J:
+            if prefixes & OPERAND:
+                raise Undecoded  # CPUs differ in 64-bit code; 16-bit targets in 32-bit code are rare
+            q += 4
+        elif not code[modrm] & 0x30:  # TEST of group 3
+            q += 1 if size == _TEST1 else 2 if prefixes & OPERAND and not rex & 8 else 4
+    if q - at > MAX_LENGTH:
+        raise Undecoded
+    code[q - 1]
+    return q - at, byte, prefixes, rex, modrm, immediate

@@ -1,0 +1,566 @@
+"""The host's instructions for one of the guest's that neither jumps nor changes the CPU's mode.
+
+Most of the guest's instructions are the host's own: their registers are renamed (context.py) and a memory
+operand is replaced by the host address that the lookup has found. What is made does not depend on where it
+lies, and but for RIP-relative operands not on where the guest's instruction lay: it can be remembered.
+
+An instruction's registers change only after its last lookup, so that a fault leaves all as it was.
+"""
+
+from __future__ import annotations
+
+from struct import pack, unpack_from
+
+from pykvm.translate.context import HOST_REGISTER, SCRATCH, SCRATCH2, SLOT
+from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND, OTHER, REPEAT
+from pykvm.translate.encode import lea, load_slot, move_number, register_register, store_slot
+from pykvm.translate.operands import (
+    BOTH,
+    INTEGER,
+    LOCKABLE,
+    READ,
+    REG_BYTE,
+    RM_BYTE,
+    SOURCE,
+    TARGET,
+    WORD_RM,
+    WRITE,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykvm.translate.lookup import Lookup
+
+    Action = Callable[["Emitter", "Parts"], bytes]
+
+M64 = (1 << 64) - 1
+FROM_CX = register_register(0x8B, 8, 1, 10)  # the guest's RCX to the host's
+FROM_CL = register_register(0x8B, 0, 1, 10)
+TO_CX = register_register(0x89, 8, 1, 10)
+HOST_ADDRESS = b"\x4e\x8d\x0c\x09"  # lea r9, [rcx + r9]
+STACK_BELOW_8 = b"\x4d\x8d\x4b\xf8"  # lea r9, [r11 - 8]
+PUSHED_8 = b"\x4d\x8d\x5b\xf8"  # lea r11, [r11 - 8]
+STACK_BELOW_4 = b"\x45\x8d\x4b\xfc"  # the same of 4 bytes, cut to 32 bits
+PUSHED_4 = b"\x45\x8d\x5b\xfc"
+STACK_TOP = b"\x4d\x89\xd9"  # mov r9, r11
+POPPED_8 = b"\x4d\x8d\x5b\x08"
+POPPED_4 = b"\x45\x8d\x5b\x04"
+
+
+class NotTranslated(Exception):
+    """This form is left to the interpreter."""
+
+
+class Parts:
+    """An instruction as decode.py has taken it apart; ``after`` is the address of the next."""
+
+    __slots__ = ("after", "code", "immediate", "modrm", "opcode", "prefixes", "rex", "value")
+
+    def __init__(
+        self, code: bytes, opcode: int, prefixes: int, rex: int, modrm: int, immediate: int, after: int
+    ) -> None:
+        self.code = code  # its bytes alone
+        self.opcode = opcode
+        self.prefixes = prefixes
+        self.rex = rex
+        self.modrm = modrm  # places in ``code``
+        self.immediate = immediate
+        self.after = after
+        self.value = code[modrm] if modrm < len(code) else 0  # the ModRM byte
+
+    @property
+    def digit(self) -> int:
+        return self.value >> 3 & 7
+
+    @property
+    def reg(self) -> int:
+        return self.value >> 3 & 7 | (self.rex & 4) << 1
+
+    @property
+    def rm(self) -> int:
+        return self.value & 7 | (self.rex & 1) << 3
+
+    @property
+    def low_register(self) -> int:
+        """The register in the opcode's low three bits."""
+        return self.opcode & 7 | (self.rex & 1) << 3
+
+    @property
+    def rip_relative(self) -> bool:
+        return self.value & 0xC7 == 5
+
+    def signed(self, size: int) -> int:
+        return int.from_bytes(self.code[self.immediate : self.immediate + size], "little", signed=True)
+
+
+def prefix_bytes(prefixes: int) -> bytes:
+    return (
+        (b"\xf0" if prefixes & LOCK else b"")
+        + (b"\x66" if prefixes & OPERAND else b"")
+        + (b"\xf2" if prefixes & F2 else b"")
+        + (b"\xf3" if prefixes & F3 else b"")
+    )
+
+
+class Emitter:
+    """Emits for code of one mode: ``user`` is 1 at CPL 3, ``wide`` true of 64-bit code."""
+
+    def __init__(self, lookup: Lookup, user: int, wide: bool) -> None:
+        self.user = user
+        self.wide = wide
+        self._lookup = lookup
+        self.rexable = 8 if wide else 0
+        self.may_read_time = False  # RDTSC can be emitted: CR4.TSD doesn't forbid it, and BMI2 is there
+
+    def access(self, size: int, access: int) -> bytes:
+        """The lookup of ``size`` bytes at R9."""
+        return self._lookup.code(self.user, access >> 1, size)
+
+    def jump(self) -> bytes:
+        """Go on in guest code at R9."""
+        return self._lookup.jump(self.user)
+
+    # Operands
+
+    def address(self, p: Parts) -> bytes:
+        """R9 = the linear address of the memory operand; RCX is lost, flags are kept."""
+        code, prefixes = p.code, p.prefixes
+        narrow = not self.wide or prefixes & ADDRESS
+        segment = prefixes & (FS | GS)
+        out = b""
+        if p.rip_relative:
+            (displacement,) = unpack_from("<i", code, p.modrm + 1)
+            if self.wide:
+                target = p.after + displacement
+                out = move_number(SCRATCH, target & 0xFFFF_FFFF if narrow else target)
+            else:
+                out = move_number(SCRATCH, displacement & 0xFFFF_FFFF)
+        else:
+            base, index, shift, displacement = self._effective(p)
+            host_base = host_index = -1
+            if base >= 0:
+                host = HOST_REGISTER[base]
+                if host is None:
+                    out += load_slot(SCRATCH, SLOT[f"r{base}"])
+                    host = SCRATCH
+                host_base = host
+            if index >= 0:
+                host = HOST_REGISTER[index]
+                if host is None:
+                    out += load_slot(SCRATCH2, SLOT[f"r{index}"])
+                    host = SCRATCH2
+                host_index = host
+            if host_index >= 0 or displacement or host_base != SCRATCH or narrow:
+                made = lea(SCRATCH, host_base, host_index, shift, displacement)
+                out += bytes((made[0] & ~8,)) + made[1:] if narrow else made
+        if segment:
+            out += load_slot(SCRATCH2, SLOT["gs_base" if segment & GS else "fs_base"])
+            out += HOST_ADDRESS if self.wide else b"\x46\x8d\x0c\x09"
+        return out
+
+    def _effective(self, p: Parts) -> tuple[int, int, int, int]:
+        """Base, index (-1: none), the index's shift, displacement."""
+        code, value = p.code, p.value
+        mod, rm = value >> 6, value & 7
+        q = p.modrm + 1
+        base, index, shift = rm | (p.rex & 1) << 3, -1, 0
+        if rm == 4:
+            sib = code[q]
+            q += 1
+            shift = sib >> 6
+            index = sib >> 3 & 7 | (p.rex & 2) << 2
+            if index == 4:
+                index = -1
+            base = sib & 7 | (p.rex & 1) << 3
+            if sib & 7 == 5 and mod == 0:
+                base, mod = -1, 2
+        displacement = 0
+        if mod == 1:
+            displacement = code[q] - ((code[q] & 0x80) << 1)
+        elif mod == 2:
+            (displacement,) = unpack_from("<i", code, q)
+        return base, index, shift, displacement
+
+    def operand_size(self, p: Parts) -> int:
+        return 8 if p.rex & 8 else 2 if p.prefixes & OPERAND else 4
+
+    # Instructions with an r/m operand
+
+    def integer(self, p: Parts) -> bytes:
+        row = INTEGER[p.opcode]
+        access, reg_use, byte, by_cl = row
+        if isinstance(access, tuple):
+            access = access[p.digit]
+        if not access:
+            raise NotTranslated
+        opcode = p.opcode
+        prefixes = p.prefixes & ~(FS | GS | ADDRESS)
+        if prefixes & LOCK and (p.value >= 0xC0 or opcode not in LOCKABLE or access != BOTH):
+            raise NotTranslated  # #UD
+        if prefixes & REPEAT and opcode not in (0x1B8, 0x1BC, 0x1BD):
+            prefixes &= ~REPEAT  # XACQUIRE and XRELEASE, or nothing
+        if opcode == 0x1B8 and not prefixes & F3:
+            raise NotTranslated
+        if opcode in (0x1BC, 0x1BD) and prefixes & F3:
+            raise NotTranslated  # TZCNT and LZCNT, or what CPUs without them make of that
+        prefixes &= LOCK | OPERAND | REPEAT
+        opcode_bytes = self.opcode_bytes(opcode)
+        tail = p.code[p.immediate :]
+        if p.value >= 0xC0:
+            return self._registers(p, access, reg_use, byte, by_cl, prefixes, opcode_bytes, tail)
+        size = 1 if byte & RM_BYTE else 2 if opcode in WORD_RM or opcode == 0x1B7 else self.operand_size(p)
+        if reg_use and byte & REG_BYTE and not p.rex and p.reg > 3:  # AH to BH: no REX may stand there
+            if p.reg == 5:
+                raise NotTranslated  # CH is in R10
+            out = self.address(p) + self.access(size, access)
+            return (
+                out + b"\x4a\x8d\x0c\x09" + prefix_bytes(prefixes) + opcode_bytes
+                + bytes((1 | (p.reg & 7) << 3,)) + tail
+            )  # fmt: skip
+        out = self.address(p) + self.access(size, access)
+        wide = p.rex & 8
+        after = b""
+        host: int | None = p.digit
+        if reg_use:
+            host = HOST_REGISTER[p.reg]
+        if host is None or by_cl:
+            out += HOST_ADDRESS  # now R9 alone is the address
+            if host is None:
+                if by_cl:
+                    raise NotTranslated  # SHLD by CL with R9 to R11
+                out += load_slot(SCRATCH2, SLOT[f"r{p.reg}"])
+                host = SCRATCH2
+                if reg_use == TARGET:
+                    after = store_slot(SCRATCH2, SLOT[f"r{p.reg}"])
+            else:
+                out += FROM_CL
+            rex = 0x41 | wide | host >> 3 << 2
+            operand = bytes((1 | (host & 7) << 3,))
+        else:
+            rex = 0x42 | wide | host >> 3 << 2
+            operand = bytes((4 | (host & 7) << 3, 0x09))
+        return out + prefix_bytes(prefixes) + bytes((rex,)) + opcode_bytes + operand + tail + after
+
+    def opcode_bytes(self, opcode: int) -> bytes:
+        escape = (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")[opcode >> 8]
+        return escape + bytes((opcode & 0xFF,))
+
+    def _registers(
+        self, p: Parts, access: int, reg_use: int, byte: int, by_cl: bool, prefixes: int, opcode: bytes, tail: bytes
+    ) -> bytes:
+        """Both operands in registers."""
+        before = after = b""
+        high_reg = bool(reg_use and byte & REG_BYTE and not p.rex and p.reg > 3)
+        high_rm = bool(byte & RM_BYTE and not p.rex and p.rm > 3)
+        if high_reg or high_rm:
+            # No REX: the guest's RCX is brought to the host's, all others are in place but RSP.
+            if (p.rm == 4 and not byte & RM_BYTE) or (reg_use and not byte & REG_BYTE and p.reg == 4):
+                raise NotTranslated
+            uses_cx = by_cl or p.rm & 3 == 1 or (reg_use and p.reg & 3 == 1)
+            if uses_cx:
+                before, after = FROM_CX, TO_CX
+            return before + prefix_bytes(prefixes) + opcode + bytes((p.value,)) + tail + after
+        host = HOST_REGISTER[p.rm]
+        if host is None:
+            host = SCRATCH
+            before += load_slot(SCRATCH, SLOT[f"r{p.rm}"])
+            if access & WRITE:
+                after += store_slot(SCRATCH, SLOT[f"r{p.rm}"])
+        reg: int | None = p.digit
+        if reg_use:
+            reg = HOST_REGISTER[p.reg]
+            if reg is None:
+                if p.reg == p.rm:
+                    reg = host
+                    if reg_use == TARGET and not access & WRITE:
+                        after += store_slot(SCRATCH, SLOT[f"r{p.rm}"])
+                else:
+                    if by_cl:
+                        raise NotTranslated
+                    reg = SCRATCH2
+                    before += load_slot(SCRATCH2, SLOT[f"r{p.reg}"])
+                    if reg_use == TARGET:
+                        after += store_slot(SCRATCH2, SLOT[f"r{p.reg}"])
+        assert reg is not None
+        if by_cl:
+            before += FROM_CL
+        rex = p.rex & 8 | reg >> 3 << 2 | host >> 3
+        # Without REX numbers 4 to 7 would be AH to BH.
+        needs = rex or (byte & RM_BYTE and host > 3) or (reg_use and byte & REG_BYTE and reg > 3)
+        return (
+            before + prefix_bytes(prefixes) + (bytes((0x40 | rex,)) if needs else b"") + opcode
+            + bytes((0xC0 | (reg & 7) << 3 | host & 7,)) + tail + after
+        )  # fmt: skip
+
+    # Those with forms of their own
+
+    def verbatim(self, p: Parts) -> bytes:
+        """On RAX, RDX and flags alone: as it is."""
+        if p.prefixes & ~(OPERAND | OTHER):
+            raise NotTranslated
+        return p.code
+
+    def nothing(self, p: Parts) -> bytes:
+        if p.prefixes & LOCK:
+            raise NotTranslated
+        return b""
+
+    def lea(self, p: Parts) -> bytes:
+        if p.value >= 0xC0 or p.prefixes & LOCK:
+            raise NotTranslated
+        host = HOST_REGISTER[p.reg]
+        plain = Parts(p.code, p.opcode, p.prefixes & ~(FS | GS), p.rex, p.modrm, p.immediate, p.after)
+        out = self.address(plain)
+        wide = p.rex & 8
+        if host is None:
+            if p.prefixes & OPERAND and not wide:
+                return (
+                    out + load_slot(SCRATCH2, SLOT[f"r{p.reg}"]) + b"\x66\x44\x89\xc9"
+                    + store_slot(SCRATCH2, SLOT[f"r{p.reg}"])
+                )  # fmt: skip
+            return out + (b"" if wide else b"\x45\x89\xc9") + store_slot(SCRATCH, SLOT[f"r{p.reg}"])
+        if p.prefixes & OPERAND and not wide:
+            return out + b"\x66" + register_register(0x8B, 0, host, SCRATCH)
+        if out[:3] in (b"\x4c\x8d\x0c", b"") or out.count(b"\x8d") != 1 or out[1] != 0x8D or p.rip_relative:
+            return out + register_register(0x8B, wide, host, SCRATCH)
+        # One LEA: straight to its register.
+        rex = out[0] & ~0x0C | host >> 3 << 2 | (out[0] & 8 if wide else 0)
+        return bytes((rex, 0x8D, out[2] & 0xC7 | (host & 7) << 3)) + out[3:]
+
+    def push_register(self, p: Parts) -> bytes:
+        if p.prefixes & (OPERAND | LOCK):
+            raise NotTranslated
+        return self.push(p.low_register)
+
+    def push(self, register: int) -> bytes:
+        """Push a general register, at the stack's width."""
+        host = HOST_REGISTER[register]
+        if not self.wide:
+            assert host is not None
+            return (
+                STACK_BELOW_4 + self.access(4, WRITE) + bytes((0x42 | host >> 3 << 2, 0x89, 4 | (host & 7) << 3, 9))
+                + PUSHED_4
+            )  # fmt: skip
+        out = STACK_BELOW_8 + self.access(8, WRITE)
+        if host is None:
+            return out + HOST_ADDRESS + load_slot(SCRATCH2, SLOT[f"r{register}"]) + b"\x49\x89\x09" + PUSHED_8
+        return out + bytes((0x4A | host >> 3 << 2, 0x89, 4 | (host & 7) << 3, 0x09)) + PUSHED_8
+
+    def pop_register(self, p: Parts) -> bytes:
+        if p.prefixes & (OPERAND | LOCK):
+            raise NotTranslated
+        register = p.low_register
+        host = HOST_REGISTER[register]
+        out = STACK_TOP + self.access(8 if self.wide else 4, READ)
+        if register == 4:
+            return out + (b"\x4e\x8b\x1c\x09" if self.wide else b"\x46\x8b\x1c\x09")
+        if not self.wide:
+            assert host is not None
+            return out + bytes((0x42 | host >> 3 << 2, 0x8B, 4 | (host & 7) << 3, 0x09)) + POPPED_4
+        if host is None:
+            return out + b"\x4a\x8b\x0c\x09" + store_slot(SCRATCH2, SLOT[f"r{register}"]) + POPPED_8
+        return out + bytes((0x4A | host >> 3 << 2, 0x8B, 4 | (host & 7) << 3, 0x09)) + POPPED_8
+
+    def push_number(self, p: Parts) -> bytes:
+        if p.prefixes & (OPERAND | LOCK):
+            raise NotTranslated
+        return self.push_value(p.signed(1 if p.opcode == 0x6A else 4))
+
+    def push_value(self, value: int) -> bytes:
+        """Push a number, of which a 32-bit stack takes the low half."""
+        if not self.wide:
+            return (
+                STACK_BELOW_4 + self.access(4, WRITE) + b"\x42\xc7\x04\x09" + pack("<I", value & 0xFFFF_FFFF) + PUSHED_4
+            )  # fmt: skip
+        out = STACK_BELOW_8 + self.access(8, WRITE)
+        signed = value & M64
+        signed -= signed >> 63 << 64
+        if -(1 << 31) <= signed < 1 << 31:
+            return out + b"\x4a\xc7\x04\x09" + pack("<i", signed) + PUSHED_8
+        return out + HOST_ADDRESS + move_number(SCRATCH2, value) + b"\x49\x89\x09" + PUSHED_8
+
+    def push_memory(self, p: Parts) -> bytes:
+        """FF /6."""
+        if p.prefixes & (OPERAND | LOCK):
+            raise NotTranslated
+        if p.value >= 0xC0:
+            return self.push(p.rm)
+        size = 8 if self.wide else 4
+        out = self.address(p) + self.access(size, READ)
+        out += (b"\x4e" if self.wide else b"\x46") + b"\x8b\x0c\x09" + store_slot(SCRATCH, SLOT["temporary"])
+        out += (STACK_BELOW_8 if self.wide else STACK_BELOW_4) + self.access(size, WRITE) + HOST_ADDRESS
+        out += load_slot(SCRATCH2, SLOT["temporary"])
+        return out + (b"\x49" if self.wide else b"\x41") + b"\x89\x09" + (PUSHED_8 if self.wide else PUSHED_4)
+
+    def group5(self, p: Parts) -> bytes:
+        """FF: inc, dec and push; the jumps are control.py's."""
+        if p.digit == 6:
+            return self.push_memory(p)
+        return self.integer(p)
+
+    def leave(self, p: Parts) -> bytes:
+        if p.prefixes & (OPERAND | LOCK):
+            raise NotTranslated
+        if not self.wide:
+            return (
+                b"\x41\x89\xe9" + self.access(4, READ) + b"\x44\x8d\x5d\x04" + b"\x42\x8b\x2c\x09"
+            )  # mov r9d, ebp; lea r11d, [rbp+4]; mov ebp, [rcx+r9]
+        return b"\x49\x89\xe9" + self.access(8, READ) + b"\x4c\x8d\x5d\x08" + b"\x4a\x8b\x2c\x09"
+
+    def move_number(self, p: Parts) -> bytes:
+        """B8 and up."""
+        if p.prefixes & LOCK:
+            raise NotTranslated
+        register = p.low_register
+        host = HOST_REGISTER[register]
+        number = p.code[p.immediate :]
+        if p.prefixes & OPERAND and not p.rex & 8:
+            if host is None:
+                raise NotTranslated
+            return b"\x66" + (b"\x41" if host > 7 else b"") + bytes((0xB8 | host & 7,)) + number
+        value = int.from_bytes(number, "little")
+        if host is None:
+            return move_number(SCRATCH, value) + store_slot(SCRATCH, SLOT[f"r{register}"])
+        return move_number(host, value)
+
+    def move_byte(self, p: Parts) -> bytes:
+        """B0 and up."""
+        if p.prefixes & LOCK:
+            raise NotTranslated
+        register = p.low_register
+        tail = p.code[p.immediate :]
+        if not p.rex and register > 3:
+            if register == 5:
+                return FROM_CX + bytes((p.opcode,)) + tail + TO_CX
+            return bytes((p.opcode,)) + tail
+        host = HOST_REGISTER[register]
+        if host is None:
+            slot = SLOT[f"r{register}"]
+            return load_slot(SCRATCH, slot) + bytes((0x41, 0xB0 | SCRATCH & 7)) + tail + store_slot(SCRATCH, slot)
+        return bytes((0x40 | host >> 3, 0xB0 | host & 7)) + tail
+
+    def exchange_rax(self, p: Parts) -> bytes:
+        """90 and up; 90 itself is NOP, or PAUSE."""
+        if p.prefixes & LOCK:
+            raise NotTranslated
+        register = p.low_register
+        if register == 0:
+            return b""
+        prefix = prefix_bytes(p.prefixes & OPERAND)
+        host = HOST_REGISTER[register]
+        if host is None:
+            slot = SLOT[f"r{register}"]
+            return (
+                load_slot(SCRATCH, slot) + prefix + register_register(0x87, p.rex & 8, 0, SCRATCH)
+                + store_slot(SCRATCH, slot)
+            )  # fmt: skip
+        return prefix + register_register(0x87, p.rex & 8, 0, host)
+
+    def step_register(self, p: Parts) -> bytes:
+        """40 to 4F of 32-bit code: inc and dec, whose opcodes are REX in 64-bit code."""
+        if p.prefixes & LOCK:
+            raise NotTranslated
+        host = HOST_REGISTER[p.opcode & 7]
+        assert host is not None
+        digit = p.opcode >> 3 & 1
+        return prefix_bytes(p.prefixes & OPERAND) + bytes((0x40 | host >> 3, 0xFF, 0xC0 | digit << 3 | host & 7))
+
+    def swap_bytes(self, p: Parts) -> bytes:
+        if p.prefixes & (LOCK | OPERAND):
+            raise NotTranslated
+        register = p.low_register
+        host = HOST_REGISTER[register]
+        if host is None:
+            slot = SLOT[f"r{register}"]
+            return load_slot(SCRATCH, slot) + bytes((0x41 | p.rex & 8, 0x0F, 0xC9)) + store_slot(SCRATCH, slot)
+        return bytes((0x40 | p.rex & 8 | host >> 3, 0x0F, 0xC8 | host & 7))
+
+    def bit_test(self, p: Parts) -> bytes:
+        """BT, BTS, BTR, BTC by a register: in memory the bit may be anywhere around the operand."""
+        access = READ if p.opcode == 0x1A3 else BOTH
+        prefixes = p.prefixes & (OPERAND | LOCK)
+        opcode = self.opcode_bytes(p.opcode)
+        if p.value >= 0xC0:
+            if p.prefixes & LOCK:
+                raise NotTranslated
+            return self._registers(p, access, SOURCE, 0, False, prefixes, opcode, b"")
+        if p.prefixes & LOCK and access == READ:
+            raise NotTranslated
+        size = self.operand_size(p)
+        if size == 2:
+            raise NotTranslated
+        if not self._lookup.bmi2:
+            raise NotTranslated  # it takes flags to shift and to mask
+        # R9 += the element's distance; then the bit's number in that element.
+        host = HOST_REGISTER[p.reg]
+        number = load_slot(SCRATCH2, SLOT[f"r{p.reg}"]) if host is None else register_register(0x8B, 8, 1, host)
+        out = self.address(p) + store_slot(SCRATCH, SLOT["temporary"]) + number
+        if size == 4:
+            out += b"\x48\x63\xc9"  # movsxd rcx, ecx
+        out += move_number(SCRATCH, 5 if size == 4 else 6) + b"\xc4\xe2\xb2\xf7\xc9"  # sarx rcx, rcx, r9
+        out += load_slot(SCRATCH, SLOT["temporary"])
+        narrow = not self.wide or p.prefixes & ADDRESS
+        out += bytes((0x45 if narrow else 0x4D, 0x8D, 0x0C, 0x89 if size == 4 else 0xC9))  # lea r9, [r9 + rcx*size]
+        out += self.access(size, access) + HOST_ADDRESS + number
+        mask = SLOT["mask_31" if size == 4 else "mask_63"]
+        out += b"\xc4\xe2\xf2\xf5\x8c\x24" + pack("<i", mask)  # pext rcx, rcx, mask
+        return out + prefix_bytes(prefixes) + bytes((0x41 | p.rex & 8,)) + opcode + b"\x09"
+
+    def compare_exchange_wide(self, p: Parts) -> bytes:
+        """0F C7 /1: CMPXCHG8B and 16B, which take the guest's RCX."""
+        if p.digit != 1 or p.value >= 0xC0 or p.prefixes & (REPEAT | OPERAND):
+            raise NotTranslated
+        size = 16 if p.rex & 8 else 8
+        return (
+            self.address(p) + self.access(size, BOTH) + HOST_ADDRESS + FROM_CX
+            + prefix_bytes(p.prefixes & LOCK) + bytes((0x41 | p.rex & 8, 0x0F, 0xC7, 0x09))
+        )  # fmt: skip
+
+    def sign_extend_double(self, p: Parts) -> bytes:
+        """63 of 64-bit code: MOVSXD."""
+        if not self.wide or p.prefixes & (LOCK | OPERAND):
+            raise NotTranslated
+        if p.value >= 0xC0:
+            return self._registers(p, READ, TARGET, 0, False, 0, b"\x63", b"")
+        out = self.address(p) + self.access(4, READ)
+        host = HOST_REGISTER[p.reg]
+        if host is None:
+            slot = SLOT[f"r{p.reg}"]
+            return out + bytes((0x42 | p.rex & 8, 0x63, 0x0C, 0x09)) + store_slot(SCRATCH2, slot)
+        return out + bytes((0x42 | p.rex & 8 | host >> 3 << 2, 0x63, 4 | (host & 7) << 3, 0x09))
+
+
+def _actions() -> list[Action | None]:
+    """By opcode, the method that emits it; None: the interpreter's, or a jump."""
+    table: list[Action | None] = [None] * 0x400
+    for opcode in INTEGER:
+        table[opcode] = Emitter.integer
+    for opcode in (0x04, 0x05):
+        for operation in range(8):
+            table[operation << 3 | opcode] = Emitter.verbatim
+    for opcode in (0x98, 0x99, 0x9E, 0x9F, 0xA8, 0xA9, 0xF5, 0xF8, 0xF9, 0xFC, 0xFD):
+        table[opcode] = Emitter.verbatim  # cbw cwd sahf lahf test cmc clc stc cld std
+    for register in range(8):
+        table[0x40 | register] = table[0x48 | register] = Emitter.step_register
+        table[0x50 | register] = Emitter.push_register
+        table[0x58 | register] = Emitter.pop_register
+        table[0x90 | register] = Emitter.exchange_rax
+        table[0xB0 | register] = Emitter.move_byte
+        table[0xB8 | register] = Emitter.move_number
+        table[0x1C8 | register] = Emitter.swap_bytes
+    table[0x63] = Emitter.sign_extend_double
+    table[0x68] = table[0x6A] = Emitter.push_number
+    table[0x8D] = Emitter.lea
+    table[0xC9] = Emitter.leave
+    table[0xFF] = Emitter.group5
+    table[0x1C7] = Emitter.compare_exchange_wide
+    for opcode in (0x1A3, 0x1AB, 0x1B3, 0x1BB):
+        table[opcode] = Emitter.bit_test
+    for opcode in (0x10D, 0x118, 0x119, 0x11A, 0x11B, 0x11C, 0x11D, 0x11E, 0x11F):
+        table[opcode] = Emitter.nothing  # prefetches, hints, NOP
+    return table
+
+
+ACTIONS = _actions()

@@ -1,0 +1,190 @@
+"""System instructions that are done without Python, ports, and strings."""
+
+from __future__ import annotations
+
+from struct import pack
+
+from pykvm.translate.context import SLOT
+from pykvm.translate.decode import ADDRESS, FS, GS, LOCK, OPERAND, REPEAT
+from pykvm.translate.emit import HOST_ADDRESS, Emitter, NotTranslated, Parts
+from pykvm.translate.encode import call_slot, load_slot, store_byte, store_number, store_slot
+from pykvm.translate.operands import READ, WRITE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.translate.emit import Action
+
+M64 = (1 << 64) - 1
+
+
+def _here(p: Parts) -> bytes:
+    """Tell ``rip``."""
+    return store_number(SLOT["rip"], p.after - len(p.code) & M64)
+
+
+def _ring0(e: Emitter, p: Parts) -> None:
+    if e.user or p.prefixes & LOCK:
+        raise NotTranslated
+
+
+def _ring0_64(e: Emitter, p: Parts) -> None:
+    _ring0(e, p)
+    if not e.wide:
+        raise NotTranslated
+
+
+def cli(e: Emitter, p: Parts) -> bytes:
+    _ring0(e, p)
+    return store_byte(SLOT["interrupt_flag"], 0)
+
+
+def sti(e: Emitter, p: Parts) -> bytes:
+    """What waits is taken after the next instruction: Python sees to that."""
+    _ring0(e, p)
+    leave = store_number(SLOT["rip"], p.after & M64) + call_slot(SLOT["sti"])
+    return (
+        store_byte(SLOT["interrupt_flag"], 1) + load_slot(1, SLOT["pending"])
+        + b"\xe3" + bytes((len(leave),)) + leave
+    )  # fmt: skip
+
+
+def pushf(e: Emitter, p: Parts) -> bytes:
+    if not e.wide or p.prefixes & (LOCK | OPERAND):
+        raise NotTranslated
+    return (
+        call_slot(SLOT["do_pushf"]) + b"\x4d\x8d\x4b\xf8" + e.access(8, WRITE) + HOST_ADDRESS
+        + load_slot(1, SLOT["temporary"]) + b"\x49\x89\x09" + b"\x4d\x8d\x5b\xf8"
+    )  # fmt: skip
+
+
+def popf(e: Emitter, p: Parts) -> bytes:
+    _ring0_64(e, p)
+    if p.prefixes & OPERAND:
+        raise NotTranslated
+    leave = store_number(SLOT["rip"], p.after & M64) + call_slot(SLOT["sti"])
+    return (
+        b"\x4d\x89\xd9" + e.access(8, READ) + b"\x4e\x8b\x0c\x09" + _here(p) + call_slot(SLOT["do_popf"])
+        + b"\x4d\x8d\x5b\x08" + load_slot(1, SLOT["temporary"]) + b"\xe3" + bytes((len(leave),)) + leave
+    )  # fmt: skip
+
+
+def port(e: Emitter, p: Parts) -> bytes:
+    """IN and OUT. ``argument``: the size, 0x100 if the port is a number, which is then in bits 16 up."""
+    _ring0(e, p)
+    size = 1 if not p.opcode & 1 else 2 if p.prefixes & OPERAND else 4
+    argument = size if p.opcode & 8 else size | 0x100 | p.code[p.immediate] << 16
+    routine = "do_port_out" if p.opcode & 2 else "do_port_in"
+    told = b"\x48\xc7\x84\x24" + pack("<ii", SLOT["argument"], argument)
+    return store_number(SLOT["rip"], p.after & M64) + told + call_slot(SLOT[routine])
+
+
+def read_time_stamp(e: Emitter, p: Parts) -> bytes:
+    """0F 31: the host's, and an offset."""
+    if not e.may_read_time or p.prefixes & LOCK:
+        raise NotTranslated
+    return (
+        b"\x0f\x31"
+        + b"\xc4\xe3\xfb\xf0\xd2\x20"  # rorx rdx, rdx, 32
+        + b"\x48\x8d\x04\x10"  # lea rax, [rax + rdx]
+        + load_slot(1, SLOT["tsc_offset"])
+        + b"\x48\x8d\x04\x08"  # lea rax, [rax + rcx]
+        + b"\xc4\xe3\xfb\xf0\xd0\x20"  # rorx rdx, rax, 32
+        + b"\x89\xd2\x89\xc0"  # mov edx, edx; mov eax, eax
+    )  # fmt: skip
+
+
+def group_0f01(e: Emitter, p: Parts) -> bytes:
+    if p.prefixes & (LOCK | REPEAT | OPERAND):
+        raise NotTranslated
+    if p.value == 0xF8:  # swapgs
+        _ring0_64(e, p)
+        gs, kernel = SLOT["gs_base"], SLOT["kernel_gs_base"]
+        return load_slot(9, gs) + load_slot(1, kernel) + store_slot(1, gs) + store_slot(9, kernel)
+    if p.value == 0xF9:  # rdtscp
+        return read_time_stamp(e, p) + b"\x44\x8b\x94\x24" + pack("<i", SLOT["tsc_aux"])  # mov r10d, [...]
+    if p.value == 0xCB:  # stac
+        _ring0(e, p)
+        return store_byte(SLOT["access_flag"], 1)
+    if p.value == 0xCA:  # clac
+        _ring0(e, p)
+        return call_slot(SLOT["do_clac"])
+    raise NotTranslated
+
+
+def base_register(e: Emitter, p: Parts) -> bytes:
+    """F3 0F AE /0 to /3: RDFSBASE, RDGSBASE; the writes check and are the interpreter's."""
+    raise NotTranslated
+
+
+def string(e: Emitter, p: Parts) -> bytes:
+    """MOVS, STOS, LODS, CMPS, SCAS: once by the host's own, or repeated by a routine or a loop."""
+    if p.prefixes & (LOCK | FS | GS) or (p.prefixes & ADDRESS):
+        raise NotTranslated
+    kind = p.opcode & ~1
+    log = 0 if not p.opcode & 1 else 3 if p.rex & 8 else 1 if p.prefixes & OPERAND else 2
+    size = 1 << log
+    narrow = b"" if e.wide else b"\x89\xff\x89\xf6\x45\x89\xd2"  # mov edi, edi; mov esi, esi; mov r10d, r10d
+    if p.prefixes & REPEAT and kind in (0xA4, 0xAA):
+        routine = f"do_rep_{'movs' if kind == 0xA4 else 'stos'}_{e.user}"
+        told = b"\x48\xc7\x84\x24" + pack("<ii", SLOT["element"], log)
+        return _here(p) + told + call_slot(SLOT[routine]) + narrow
+    host = (b"\x66" if log == 1 else b"") + (b"\x48" if log == 3 else b"") + bytes((p.opcode,))
+    once = _once(e, kind, size, host)
+    if not e.wide:
+        once += b"\x89\xff\x89\xf6"
+    if not p.prefixes & REPEAT:
+        return once
+    # Leave where RCX is 0; do it once; RCX less 1; again unless the flags say otherwise.
+    count = b"\x4d\x8d\x52\xff" if e.wide else b"\x45\x8d\x52\xff"  # lea r10, [r10 - 1]
+    check = load_slot(1, SLOT["attention"])
+    leave = _here(p) + call_slot(SLOT["leave_for_attention_at"])
+    body = once + count
+    if kind in (0xA6, 0xAE):
+        repne = not p.prefixes & 4
+        stop = bytes((0x0F, 0x84 if repne else 0x85))
+    else:
+        stop = b""
+    head = b"\x4c\x89\xd1" + b"\xe3\x02\xeb\x05\xe9\0\0\0\0"  # mov rcx, r10; jrcxz 1f; jmp 2f; 1: jmp end; 2:
+    tail = check + b"\xe3" + bytes((len(leave),)) + leave
+    length = len(head) + len(body) + (6 if stop else 0) + len(tail) + 5
+    head = head[:-4] + pack("<i", length - len(head))
+    out = head + body
+    if stop:
+        out += stop + pack("<i", length - len(out) - 6)
+    out += tail
+    return out + b"\xe9" + pack("<i", -length)
+
+
+def _once(e: Emitter, kind: int, size: int, host: bytes) -> bytes:
+    """With RSI and RDI the host's for the time of one instruction, whatever DF says."""
+    to_rsi = b"\x49\x89\xf1" + e.access(size, READ)  # mov r9, rsi
+    to_rdi = b"\x49\x89\xf9" + e.access(size, WRITE if kind in (0xA4, 0xAA) else READ)  # mov r9, rdi
+    keep, again = store_slot(1, SLOT["temporary"]), load_slot(1, SLOT["temporary"])
+    add_rsi, add_rdi = b"\x48\x8d\x34\x31", b"\x48\x8d\x3c\x39"  # lea rsi, [rcx + rsi]; lea rdi, [rcx + rdi]
+    # x - rcx is ~(~x + rcx)
+    sub_rsi = b"\x48\xf7\xd6\x48\x8d\x34\x31\x48\xf7\xd6"
+    sub_rdi = b"\x48\xf7\xd7\x48\x8d\x3c\x39\x48\xf7\xd7"
+    if kind in (0xAA, 0xAE):
+        return to_rdi + add_rdi + host + sub_rdi
+    if kind == 0xAC:
+        return to_rsi + add_rsi + host + sub_rsi
+    second = store_slot(1, SLOT["temporary2"])
+    return (
+        to_rsi + keep + to_rdi + second
+        + add_rdi + again + add_rsi + host + sub_rsi + load_slot(1, SLOT["temporary2"]) + sub_rdi
+    )  # fmt: skip
+
+
+def flush_hint(e: Emitter, p: Parts) -> bytes:
+    raise NotTranslated
+
+
+def _actions() -> dict[int, Action]:
+    table: dict[int, Action] = {0xFA: cli, 0xFB: sti, 0x9C: pushf, 0x9D: popf, 0x131: read_time_stamp}
+    table |= {0x101: group_0f01}
+    table |= dict.fromkeys((0xE4, 0xE5, 0xE6, 0xE7, 0xEC, 0xED, 0xEE, 0xEF), port)
+    table |= dict.fromkeys((0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF), string)
+    return table
+
+
+ACTIONS = _actions()

@@ -1,0 +1,315 @@
+"""Address translation as Python sees it: walks, the software TLB's entries, and what drops them.
+
+The runtime's walker fills most entries; what comes here is what it leaves: the paging modes of 32 bits, page
+faults, pages whose writes must be seen, and addresses where no RAM is.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from pykvm.translate import context
+from pykvm.translate.context import EDGE_ENTRIES, EDGE_INVALID, ENTRIES, SLOT
+from pykvm.x86.exceptions import PF, Fault
+from pykvm.x86.execute.linear import Linear
+from pykvm.x86.paging import FETCH, PTE_D, PTE_G, PTE_PS, PTE_US, PTE_XD, READ, WRITE, canonical, walk
+from pykvm.x86.registers import (
+    CR0_PG,
+    CR0_WP,
+    CR4_LA57,
+    CR4_PGE,
+    CR4_SMAP,
+    CR4_SMEP,
+    EFER_LMA,
+    EFER_NXE,
+    RFLAGS_AC,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.memory import GuestMemory
+    from pykvm.translate.physical import Physical
+    from pykvm.translate.state import ContextCpu
+
+PAGE = 0x1000
+M64 = (1 << 64) - 1
+FRAME = 0xF_FFFF_FFFF_F000
+FOUR_GIB = 1 << 32
+_A = 1 << 5
+SEVERAL = 0xFFFF_FFFF
+
+_WORD = {name: SLOT[name] // 8 for name in SLOT if SLOT[name] % 8 == 0}
+
+
+class Page:
+    """What a translation found: ``gpa`` of the address, and whether the page is global, large, writable."""
+
+    __slots__ = ("gpa", "is_global", "large", "user", "writable")
+
+    def __init__(self, gpa: int, is_global: bool, large: bool, user: bool, writable: bool) -> None:
+        self.gpa = gpa
+        self.is_global = is_global
+        self.large = large
+        self.user = user
+        self.writable = writable
+
+
+class Mmu:
+    """The TLB of one CPU in its context. ``halves`` is the context by 4 bytes."""
+
+    def __init__(
+        self,
+        cpu: ContextCpu,
+        memory: GuestMemory,
+        physical: Physical,
+        words: memoryview,
+        halves: memoryview,
+        raw: memoryview,
+    ) -> None:
+        self._cpu = cpu
+        self._memory = memory
+        self._physical = physical
+        self._words = words
+        self._halves = halves
+        self._raw = raw
+        low = memory.regions[0]
+        self.low_end = low.end
+        high = memory.region_at(FOUR_GIB)
+        self.high_end = high.end if high is not None else FOUR_GIB
+        self.low_pages = low.size >> 12
+        pages = self.low_pages + (self.high_end - FOUR_GIB >> 12)
+        self.flags = bytearray(pages)
+        """Of each page of RAM, whether its writes must be seen."""
+        self.writers = array("I", bytes(4 * pages))
+        """Of each page of RAM, which TLB entry can write it (plus 1; ~0: several can)."""
+        words[_WORD["guest_low"]] = low.hva
+        words[_WORD["low_end"]] = low.end
+        words[_WORD["guest_high"]] = high.hva if high is not None else 0
+        words[_WORD["high_size"]] = self.high_end - FOUR_GIB
+        words[_WORD["low_pages"]] = self.low_pages
+        self._low_hva, self._high_hva = low.hva, high.hva if high is not None else 0
+        self.fast = False
+        self.forget()
+
+    # RAM
+
+    def number(self, gpa: int) -> int:
+        """A page of RAM's number, -1 where no RAM is."""
+        if gpa < self.low_end:
+            return gpa >> 12
+        if FOUR_GIB <= gpa < self.high_end:
+            return self.low_pages + (gpa - FOUR_GIB >> 12)
+        return -1
+
+    def host(self, gpa: int) -> int:
+        """The host's address of RAM."""
+        return self._low_hva + gpa if gpa < FOUR_GIB else self._high_hva + gpa - FOUR_GIB
+
+    # Modes
+
+    def follow(self) -> None:
+        """The control registers have changed: what the runtime's walker must know."""
+        cpu, words = self._cpu, self._words
+        cr0, cr4, efer = cpu.sregs["cr0"], cpu.sregs["cr4"], cpu.sregs["efer"]
+        self.fast = bool(cr0 & CR0_PG and efer & EFER_LMA and cr0 & CR0_WP and not cr4 & CR4_LA57)
+        words[_WORD["walk_in_code"]] = int(self.fast)
+        reserved = (1 << 52) - (1 << cpu.physical_bits)
+        if not efer & EFER_NXE:
+            reserved |= PTE_XD
+        words[_WORD["reserved_bits"]] = reserved
+        words[_WORD["global_mask"]] = PTE_G if cr4 & CR4_PGE else 0
+        words[_WORD["smap"]] = int(bool(cr4 & CR4_SMAP))
+        cpu.commit_cr3()
+
+    # Walks
+
+    def find(self, gva: int, access: int, user: bool, *, implicit: bool = False) -> Page:
+        """Translate; raises the page fault. Accessed and dirty bits are set as a CPU does."""
+        if self.fast:
+            found = self._quick(gva, access, user, implicit)
+            if found is not None:
+                return found
+        cpu = self._cpu
+        sregs = cpu.sregs
+        if not sregs["cr0"] & CR0_PG:
+            return Page(gva & 0xFFFF_FFFF, False, False, True, True)
+        gva &= M64 if sregs["efer"] & EFER_LMA else 0xFFFF_FFFF
+        result = walk(
+            self._physical,
+            sregs,
+            gva,
+            access,
+            user=user,
+            ac=not implicit and bool(cpu.regs["rflags"] & RFLAGS_AC),
+            physical_bits=cpu.physical_bits,
+            gigabyte_pages=True,
+            mark=True,
+        )
+        if result.fault is not None:
+            raise Fault(PF, result.fault, gva)
+        leaf = result.entries[-1].value
+        is_global = bool(leaf & PTE_G and sregs["cr4"] & CR4_PGE)
+        dirty = access == WRITE or bool(leaf & PTE_D)
+        may_write = result.writable or (not user and not sregs["cr0"] & CR0_WP)
+        return Page(result.gpa, is_global, result.page > PAGE, result.user, may_write and dirty)
+
+    def _quick(self, gva: int, access: int, user: bool, implicit: bool) -> Page | None:
+        """4-level paging where nothing is to be marked and nothing faults."""
+        memory, end = self._physical.low_words, self.low_end
+        table = self._words[_WORD["cr3"]]
+        together = M64
+        no_execute = 0
+        large = False
+        for shift in (39, 30, 21, 12):
+            if table >= end:
+                return None
+            entry = memory[(table >> 3) + (gva >> shift & 511)]
+            if entry & (1 | _A) != 1 | _A:
+                return None
+            together &= entry
+            no_execute |= entry
+            if shift in (30, 21) and entry & PTE_PS:
+                large = True
+                size = 1 << shift
+                if entry & (size - 1 & ~0x1FFF):
+                    return None
+                gpa = entry & FRAME & -size | gva & size - 1
+                break
+            table = entry & FRAME
+        else:
+            gpa = table | gva & 0xFFF
+        if no_execute & self._words[_WORD["reserved_bits"]]:
+            return None
+        if access == FETCH:
+            if no_execute >> 63 or (user and not together & PTE_US):
+                return None
+            if not user and together & PTE_US and self._cpu.sregs["cr4"] & CR4_SMEP:
+                return None
+        elif user:
+            if not together & PTE_US:
+                return None
+        elif together & PTE_US and self._words[_WORD["smap"]] and (implicit or not self._words[_WORD["access_flag"]]):
+            return None
+        if access == WRITE and not (together & 2 and entry & PTE_D):
+            return None
+        is_global = bool(entry & self._words[_WORD["global_mask"]])
+        return Page(gpa, is_global, large, bool(together & PTE_US), bool(together & 2 and entry & PTE_D))
+
+    # The TLB
+
+    def fill(self, gva: int, user: int, write: int) -> bool:
+        """Make the entry for the page of ``gva``; False where the access must be seen. Raises Fault."""
+        page = self.find(gva, WRITE if write else READ, bool(user))
+        number = self.number(page.gpa)
+        if number < 0 or (write and self.flags[number]):
+            return False
+        words = self._words
+        at = gva >> 12 & 0xFFFF
+        start = gva & -PAGE
+        words[(context.TLB_ADDEND[user] >> 3) + at] = self.host(page.gpa & -PAGE) - start & M64
+        tag = context.TAG_BIAS - start & M64
+        words[(context.TLB_READ[user] >> 3) + at] = tag
+        writable = write or (page.writable and not self.flags[number])
+        words[(context.TLB_WRITE[user] >> 3) + at] = tag if writable else invalid(at)
+        if writable:
+            entry, known = at + 3 * ENTRIES * user + 1, self.writers[number]
+            self.writers[number] = entry if known in (0, entry) else SEVERAL
+        if page.large:
+            self._raw[context.LARGE + (gva >> 21 & 0xFFFF)] = 1
+        log, start_of = ("global_log", context.GLOBAL_LOG) if page.is_global else ("local_log", context.LOCAL_LOG)
+        self._log(log, start_of, at + 3 * ENTRIES * user)
+        if not user and page.user and words[_WORD["smap"]]:
+            self._log("user_log", context.USER_LOG, at)
+        return True
+
+    def _log(self, name: str, start: int, value: int) -> None:
+        words = self._words
+        count = words[_WORD[name]]
+        if count < context.LOG_ENTRIES:
+            self._halves[(start >> 2) + count] = value
+            words[_WORD[name]] = count + 1
+
+    def log_check(self, at: int) -> None:
+        """A write to CR3 drops the page check ``at``."""
+        self._log("check_log", context.CHECK_LOG, at)
+
+    def protect(self, gpa: int, protected: bool) -> None:
+        """From now on writes to the page at ``gpa`` are seen, or no longer."""
+        number = self.number(gpa)
+        if number < 0 or self.flags[number] == protected:
+            return
+        self.flags[number] = int(protected)
+        if not protected:
+            return
+        writer, self.writers[number] = self.writers[number], 0
+        words = self._words
+        if writer and writer != SEVERAL:
+            user, at = divmod(writer - 1, 3 * ENTRIES)
+            words[(context.TLB_WRITE[user] >> 3) + at] = invalid(at)
+        if writer != SEVERAL:
+            return
+        host = self.host(gpa)
+        for start, count in (
+            (context.LOCAL_LOG, words[_WORD["local_log"]]),
+            (context.GLOBAL_LOG, words[_WORD["global_log"]]),
+        ):
+            if count >= context.LOG_ENTRIES:
+                self.forget()
+                return
+            for at in set(self._halves[start >> 2 : (start >> 2) + count]):
+                user, at = divmod(at, 3 * ENTRIES)
+                tag = words[(context.TLB_WRITE[user] >> 3) + at]
+                page = context.TAG_BIAS - tag & M64
+                if page + words[(context.TLB_ADDEND[user] >> 3) + at] & M64 == host:
+                    words[(context.TLB_WRITE[user] >> 3) + at] = invalid(at)
+
+    def forget(self) -> None:
+        """Drop all translations, global ones too, and all page checks."""
+        words, raw = self._words, self._raw
+        for name, start in (("local_log", context.LOCAL_LOG), ("global_log", context.GLOBAL_LOG)):
+            count = words[_WORD[name]]
+            if count >= context.LOG_ENTRIES:
+                for table in (*context.TLB_READ, *context.TLB_WRITE):
+                    raw[table : table + context.TABLE] = bytes(context.TABLE)
+            else:
+                for at in set(self._halves[start >> 2 : (start >> 2) + count]):
+                    words[(context.TLB_READ[0] >> 3) + at] = 0
+                    words[(context.TLB_WRITE[0] >> 3) + at] = 0
+        for table in (*context.TLB_READ, *context.TLB_WRITE):
+            for at in EDGE_ENTRIES:
+                words[(table >> 3) + at] = EDGE_INVALID
+        raw[context.PAGE_CHECKS : context.PAGE_CHECKS + 4 * ENTRIES] = bytes(4 * ENTRIES)
+        raw[context.LARGE : context.LARGE + ENTRIES] = bytes(ENTRIES)
+        for name in ("local_log", "global_log", "check_log", "user_log"):
+            words[_WORD[name]] = 0
+
+    def forget_page(self, gva: int) -> None:
+        """INVLPG."""
+        if self._raw[context.LARGE + (gva >> 21 & 0xFFFF)]:
+            self.forget()
+            return
+        at = gva >> 12 & 0xFFFF
+        for table in (*context.TLB_READ, *context.TLB_WRITE):
+            self._words[(table >> 3) + at] = invalid(at)
+        self._halves[(context.PAGE_CHECKS >> 2) + at] = 0
+
+
+def invalid(at: int) -> int:
+    """A tag that no access through entry ``at`` can match."""
+    return -((at ^ 0x8000) << 12) & M64
+
+
+class TranslatedLinear(Linear):
+    """The interpreter's memory, by the quick walk where it serves."""
+
+    def __init__(self, cpu: ContextCpu, physical: Physical, mmu: Mmu) -> None:
+        super().__init__(cpu, physical)
+        self._mmu = mmu
+
+    def translate(self, gva: int, access: int, user: bool, implicit: bool = False, mark: bool = True) -> int:
+        mmu = self._mmu
+        if mmu.fast and canonical(gva & M64, 0):
+            found = mmu._quick(gva & M64, access, user, implicit)
+            if found is not None:
+                return found.gpa
+        return super().translate(gva, access, user, implicit, mark)
