@@ -1,6 +1,7 @@
 """What the lab promises to the tests that run in it."""
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -23,3 +24,9 @@ def test_a_pty_can_be_opened():
 def test_the_checkout_is_writable_and_its_changes_are_kept_from_the_host(request):
     # That the host stays as it was is checked from outside: test_lab.py.
     (request.config.rootpath / "written-in-the-lab").write_text("x")
+
+
+def test_the_tick_comes_by_itself():
+    # Else one interrupt that QEMU loses stops this machine for ever: see tests/lab/lab. 0 is periodic.
+    timers = Path("/proc/timer_list").read_text()
+    assert re.findall(r"^Tick Device: mode: +(\d)$", timers, re.MULTILINE) == ["0"]
