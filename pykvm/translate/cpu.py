@@ -577,6 +577,7 @@ class TranslatedCpu:
             self._raise(fault)
             return self._go()
         words[W_RIP] = rip
+        self.cpu.refresh()
         if not self._through_bounce(rip, gva):
             self._step()
         return self._go()
@@ -684,6 +685,7 @@ class TranslatedCpu:
             )
         rip = block.rip(host + 1)
         words[W_RIP] = rip
+        self.cpu.refresh()
         fault = self._fault_of(number, self._fetch(rip), block.page.mode)
         if fault is None:
             raise InternalError(

@@ -130,6 +130,7 @@ class Mmu:
             if found is not None:
                 return found
         cpu = self._cpu
+        cpu.refresh()
         sregs = cpu.sregs
         if not sregs["cr0"] & CR0_PG:
             return Page(gva & 0xFFFF_FFFF, False, False, True, True)

@@ -10,7 +10,7 @@ Every function leaves the list that it is given as it was.
 
 from __future__ import annotations
 
-from math import gcd
+from fractions import Fraction
 
 from pykvm.errors import HostError, InputError
 from pykvm.x86.features import BITS, LEVELS, OPTIONAL, RUNTIME, canonical_name, dependents
@@ -201,8 +201,15 @@ def with_clocks(entries: Sequence[Entry], crystal_hz: int, tsc_hz: int) -> list[
 
     TSC Hz = ECX * EBX / EAX, with the crystal in ECX (SDM vol. 2, CPUID, leaf 0x15).
     """
-    common = gcd(crystal_hz, tsc_hz)
-    clocks = _leaf(CLOCKS, crystal_hz // common, tsc_hz // common, crystal_hz, 0)
+    # Linux multiplies the crystal's kHz by EBX in 32 bits (native_calibrate_tsc): the closest ratio that fits.
+    most = (1 << 32) // (crystal_hz // 1000) - 1
+    denominator = most
+    while True:
+        ratio = Fraction(tsc_hz, crystal_hz).limit_denominator(denominator)
+        if ratio.numerator <= most:
+            break
+        denominator = min(ratio.denominator, denominator * most // ratio.numerator + 1) - 1
+    clocks = _leaf(CLOCKS, ratio.denominator, ratio.numerator, crystal_hz, 0)
     result = [entry for entry in _copy(entries) if entry["function"] != CLOCKS]
     for entry in result:
         if entry["function"] == 0:
