@@ -25,7 +25,16 @@ from pykvm.x86.execute import (
     vector_moves,
     vectors,
 )
-from pykvm.x86.registers import GPRS, RFLAGS_AF, RFLAGS_CF, RFLAGS_OF, RFLAGS_PF, RFLAGS_SF, RFLAGS_ZF
+from pykvm.x86.registers import (
+    GPRS,
+    RFLAGS_AF,
+    RFLAGS_CF,
+    RFLAGS_DF,
+    RFLAGS_OF,
+    RFLAGS_PF,
+    RFLAGS_SF,
+    RFLAGS_ZF,
+)
 from pykvm.x86.segments import null_segment
 
 ROUNDS = 40
@@ -209,4 +218,45 @@ def test_an_instruction_does_what_the_processor_does(processor: Processor, row) 
                 f"{told}: xmm{number}"
             )
         assert cpu.area.mxcsr == int.from_bytes(processor.fx[24:28], "little"), told
+        assert memory.read(processor.memory_address, 4096) == processor.memory[:], f"{told}: memory"
+
+
+STRINGS = {"movs": "a4", "cmps": "a6", "stos": "aa", "lods": "ac", "scas": "ae"}
+
+
+@pytest.mark.parametrize("mnemonic", STRINGS)
+@pytest.mark.parametrize("prefix", ["", "f3", "f2"])
+def test_a_string_instruction_does_what_the_processor_does(processor: Processor, mnemonic: str, prefix: str):
+    numbers = random.Random(zlib.crc32(f"{prefix} {mnemonic}".encode()))
+    for _ in range(ROUNDS):
+        size = numbers.choice(("", "66", "", "48"))
+        opcode = int(STRINGS[mnemonic], 16) | numbers.randrange(2)
+        width = 1 if not opcode & 1 else {"": 4, "66": 2, "48": 8}[size]
+        code = bytes.fromhex(("66" if size == "66" else "") + prefix + ("48" if size == "48" else ""))
+        code += bytes((opcode,))
+        set_up(processor, numbers)
+        backwards = numbers.random() < 0.3
+        processor.flags |= RFLAGS_DF if backwards else 0
+        if numbers.random() < 0.7:  # few values, so that comparing goes on for a while
+            processor.memory[:] = bytes(numbers.choice((0, 0, 0, 1)) for _ in range(4096))
+            processor.set_reg(0, 0)
+        aligned = numbers.choice((1, 8))
+        for number in (6, 7):
+            offset = 1024 + numbers.randrange(1024) // aligned * aligned
+            processor.set_reg(number, processor.memory_address + offset)
+        if numbers.random() < 0.3:
+            processor.set_reg(7, processor.reg(6) + numbers.randrange(-2, 3) * width)
+        processor.set_reg(1, numbers.randrange(60))
+        cpu, memory = user_mode(processor)
+        outcome = execute(cpu, memory, code)
+        processor.load(code)
+        processor.run()
+
+        told = f"{code.hex(' ')} {mnemonic}"
+        assert outcome is not None and outcome.fault is None, told
+        assert cpu.regs["rip"] == 0x40_0000 + len(code), told
+        for number, name in enumerate(GPRS):
+            if name != "rsp":
+                assert cpu.regs[name] == processor.reg(number), f"{told}: {name}"
+        assert cpu.regs["rflags"] & ARITHMETIC == processor.flags & ARITHMETIC, f"{told}: flags"
         assert memory.read(processor.memory_address, 4096) == processor.memory[:], f"{told}: memory"

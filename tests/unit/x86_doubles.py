@@ -14,6 +14,9 @@ class SparseMemory:
         self.size = size
         self.pages: dict[int, bytearray] = {}
 
+    def region_at(self, gpa: int) -> SparseMemory | None:
+        return self if gpa < self.size else None
+
     def _at(self, gpa: int) -> tuple[bytearray, int]:
         return self.pages.setdefault(gpa // PAGE, bytearray(PAGE)), gpa % PAGE
 
