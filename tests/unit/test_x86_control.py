@@ -216,6 +216,19 @@ def test_clts_clears_ts():
     assert not machine.sregs["cr0"] & CR0_TS
 
 
+def test_real_mode_gives_a_segment_that_was_null_its_limit_back():
+    machine = Machine("real")
+    limit = machine.sregs["es"]["limit"]
+    machine.sregs["es"] |= {"unusable": 1, "limit": 0, "type": 0}
+    machine.sregs["fs"] |= {"limit": 0xFFFF_FFFF}
+    machine.regs["rax"] = 0x4000
+    machine.run("8e c0")
+    machine.run("8e e0")
+    assert (machine.sregs["es"]["base"], machine.sregs["es"]["limit"]) == (0x4_0000, limit)
+    assert (machine.sregs["fs"]["base"], machine.sregs["fs"]["limit"]) == (0x4_0000, 0xFFFF_FFFF)
+    assert machine.run("26 88 07").fault is None
+
+
 # Debug registers
 
 

@@ -50,6 +50,15 @@ def test_a_call_makes_so_many_iterations_and_stays_at_the_instruction():
     assert machine.memory.read(TARGET + 5000, 1) == b"\0"
 
 
+def test_fewer_are_moved_in_a_call_where_each_is_moved_alone():
+    machine = strings(5000)
+    machine.cpu.iterations = 80
+    single = OneAtATime(machine.memory)
+    execute(machine.cpu, single, bytes.fromhex("f3 a4"))
+    assert machine.regs["rcx"] == 4990
+    assert machine.regs["rip"] == CODE
+
+
 @pytest.mark.parametrize("code", ["f3 48 a5", "f3 a5", "f3 66 a5", "f2 a4"])
 @pytest.mark.parametrize("shift", [0, 3, -3])
 @pytest.mark.parametrize("flags", [2, 2 | RFLAGS_DF])

@@ -22,6 +22,7 @@ from pykvm.x86.registers import (
     CR4_FSGSBASE,
     CR4_OSXSAVE,
     CR4_PCIDE,
+    CR4_PKE,
     CR4_TSD,
     RFLAGS_AC,
     RFLAGS_CF,
@@ -38,6 +39,28 @@ def edx_eax(machine: Machine) -> int:
 
 def set_edx_eax(machine: Machine, value: int) -> None:
     machine.regs |= {"rax": value & 0xFFFF_FFFF, "rdx": value >> 32}
+
+
+# RDPKRU, WRPKRU
+
+
+def test_pkru_is_the_component_of_the_xsave_area_and_its_change_is_told():
+    machine = Machine("long", cpl=3)
+    told = []
+    machine.cpu.flush = told.append
+    assert machine.fault("0f 01 ee") == (UD, None)
+    machine.sregs["cr4"] |= CR4_PKE
+    machine.regs |= {"rax": 0x5555_5554, "rcx": 0, "rdx": 0}
+    machine.run("0f 01 ef")
+    assert machine.cpu.area.pkru() == 0x5555_5554
+    assert (told, machine.cpu.changed) == ([None], {"xsave"})
+    machine.regs |= {"rax": 1 << 40, "rdx": 1}
+    machine.run("0f 01 ee")
+    assert edx_eax(machine) == 0x5555_5554
+    machine.regs["rdx"] = 1
+    assert machine.fault("0f 01 ef") == (GP, 0)
+    machine.regs["rcx"] = 1
+    assert machine.fault("0f 01 ee") == (GP, 0)
 
 
 # FWAIT

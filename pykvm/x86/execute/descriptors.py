@@ -103,9 +103,12 @@ def load_segment(cpu: Cpu, memory: Linear, name: str, selector: int) -> None:
 
 
 def _load_real(cpu: Cpu, name: str, selector: int) -> None:
-    """In real mode the limit and rights of the register stay; in virtual-8086 mode they are fixed."""
+    """In real mode the limit and rights of the register stay, but where it held a null selector; in
+    virtual-8086 mode they are fixed."""
     if cpu.v86:
         cpu.set_segment(name, real_segment(selector, dpl=3))
+    elif cpu.sregs[name]["unusable"]:
+        cpu.set_segment(name, real_segment(selector))
     else:
         cpu.set_segment(name, cpu.sregs[name] | {"selector": selector, "base": selector << 4})
 

@@ -56,9 +56,9 @@ _STEP_BY_NEW_FLAGS = frozenset(("syscall", "sysret"))
 
 # Where what is not in the table is no instruction: all one-byte opcodes but x87's, and these behind 0F.
 _X87 = range(0xD8, 0xE0)
-_WHOLE = frozenset((0x00, 0xB2, 0xB4, 0xB5, 0xBA))
+_WHOLE = frozenset((0x00, 0x37, 0xAA, 0xB2, 0xB4, 0xB5, 0xBA))
 
-_KNOWN_AT_MOST = 1 << 16
+_KNOWN_AT_MOST = 1 << 14
 _known: dict[tuple[bytes, int, frozenset[str] | None], Found | None] = {}
 
 

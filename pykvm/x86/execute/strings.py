@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 RSI, RDI = 6, 7
 
+_ALONE = 8
+"""An element that is moved alone takes as long as many together, so that fewer are moved in one call."""
+
 
 class _String:
     """The operands of a string instruction: where they are and how they move on."""
@@ -209,7 +212,7 @@ def _instruction(
         while left and budget > 0:
             done = one(string, min(left, budget))
             left -= done
-            budget -= done
+            budget -= done if done > 1 else _ALONE
             cpu.set_reg(RCX, wide, left)
             if compares and cpu.regs["rflags"] & RFLAGS_ZF != goes_on:
                 return

@@ -7,6 +7,7 @@ empties one only makes its checks here.
 from __future__ import annotations
 
 from pykvm.x86.exceptions import GP, MF, NM, UD, Fault
+from pykvm.x86.execute.area import PKRU
 from pykvm.x86.execute.cpu import Unsupported
 from pykvm.x86.execute.flags import ARITHMETIC
 from pykvm.x86.execute.integers import RAX, RCX, RDX
@@ -21,6 +22,7 @@ from pykvm.x86.registers import (
     CR4_FSGSBASE,
     CR4_OSXSAVE,
     CR4_PCIDE,
+    CR4_PKE,
     CR4_TSD,
     RFLAGS_AC,
     RFLAGS_CF,
@@ -129,6 +131,30 @@ def xsetbv(step: Step) -> None:
             raise Fault(GP, 0)
     cpu.xcr0 = value
     cpu.changed.add("xcr0")
+
+
+def _need_pke(step: Step) -> None:
+    if not step.cpu.sregs["cr4"] & CR4_PKE:
+        raise Fault(UD)
+    if step.cpu.reg(RCX, 4):
+        raise Fault(GP, 0)
+    if PKRU not in step.cpu.components:
+        raise Unsupported
+
+
+def rdpkru(step: Step) -> None:
+    _need_pke(step)
+    _set_edx_eax(step, step.cpu.area.pkru())
+
+
+def wrpkru(step: Step) -> None:
+    _need_pke(step)
+    cpu = step.cpu
+    if cpu.reg(RDX, 4):
+        raise Fault(GP, 0)
+    cpu.area.set_component(PKRU, cpu.reg(RAX, 4).to_bytes(8, "little"))
+    cpu.changed.add("xsave")
+    cpu.flush(None)
 
 
 def swapgs(step: Step) -> None:
@@ -245,6 +271,8 @@ INSTRUCTIONS = (
     ("NP 0F 01 D0", "xgetbv", xgetbv, "xsave"),
     ("NP 0F 01 D1", "xsetbv", xsetbv, "xsave"),
     ("NP 0F 01 E8", "serialize", nop, "serialize"),
+    ("NP 0F 01 EE", "rdpkru", rdpkru, "pku"),
+    ("NP 0F 01 EF", "wrpkru", wrpkru, "pku"),
     ("0F 01 F8", "swapgs", swapgs, "lm"),
     ("0F 01 F9", "rdtscp", rdtscp, "rdtscp"),
     ("0F 01 FC", "clzero", clzero, "clzero"),
