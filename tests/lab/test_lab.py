@@ -37,7 +37,9 @@ def test_a_command_that_takes_too_long_is_ended():
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_lab_and_its_machine(number, status):
-    process = subprocess.Popen([LAB, "bash", "-c", "echo up; sleep infinity"], stdout=subprocess.PIPE)
+    # --default-signal: where the tests run in the background of a script, SIGINT is ignored, and that stays.
+    command = ["env", "--default-signal", LAB, "bash", "-c", "echo up; sleep infinity"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"up\n"
     process.send_signal(number)
     assert process.wait() == status

@@ -71,7 +71,11 @@ class Downloading:
             stdin=subprocess.DEVNULL,
             stdout=slave,
             stderr=slave,
-            preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in ignored],
+            # The others by their default: tests in the background of a script have SIGINT ignored.
+            preexec_fn=lambda: [
+                signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+                for number in ENDING
+            ],
         )
         os.close(slave)
         self.apt = int(fifo.read_text())
