@@ -159,6 +159,11 @@ def kernel(name: str) -> str:
     return recipe.built(str(LINUX / "kernel"), Cache())
 
 
+def shell_initramfs() -> str:
+    """The path of the initramfs of the guest ``linux``, which ends in a shell's prompt."""
+    return recipe.built(str(LINUX / "initramfs"), Cache())
+
+
 def command(
     backend: str, image: str, initrd: str | Path, *, memory: int = 512, append: str = "quiet"
 ) -> list[str]:
@@ -197,6 +202,24 @@ def boot(words: list[str], *, timeout: float) -> subprocess.CompletedProcess[str
             output, errors = guest.communicate()
             status = 124
     return subprocess.CompletedProcess(words, status, output, errors)
+
+
+def run_in_guest(
+    backend: str, image: str, names: list[str], programs: dict[str, Path], folder: Path, *, timeout: float
+) -> tuple[dict[str, Ran], list[subprocess.CompletedProcess[str]]]:
+    """Run ``names`` in a guest; where it dies of one, in another guest from the next one on."""
+    ran: dict[str, Ran] = {}
+    boots = []
+    left = names
+    while left:
+        initrd = initramfs(folder / "initramfs.cpio", init(commands(left)), programs)
+        boots.append(boot(command(backend, image, initrd), timeout=timeout))
+        ran |= parsed(boots[-1].stdout)
+        begun = [name for name in left if name in ran]
+        if not begun:  # not even the first one
+            break
+        left = left[left.index(begun[-1]) + 1 :]
+    return ran, boots
 
 
 def parsed(console: str) -> dict[str, Ran]:

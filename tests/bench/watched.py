@@ -1,0 +1,97 @@
+"""A monitor under watch: when its guest says something, what memory and CPU time its process takes."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import time
+
+from guest_programs import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+TICKS = os.sysconf("SC_CLK_TCK")
+SETTLE = 3.0  # seconds after the prompt until a guest counts as idle
+
+
+class Watched:
+    """The process that ``words`` start, with pykvm's cache in the folder ``cache``; killed at the end."""
+
+    def __init__(self, words: list[str], cache: str) -> None:
+        self._start = time.monotonic()
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,  # open, and silent
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYKVM_CACHE": cache},
+        )
+        assert self._process.stdout is not None and self._process.stdin is not None
+        self._out = self._process.stdout
+        self.seen = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def until(self, text: bytes, seconds: float) -> float:
+        """Seconds from the start until the guest prints ``text``."""
+        while text not in self.seen:
+            if not self._read(seconds):
+                raise Failure(f"ended without {text!r}:\n{self._tail()}")
+        return time.monotonic() - self._start
+
+    def until_end(self, seconds: float) -> float:
+        """Seconds from the start until the process ends, which must be well."""
+        while self._read(seconds):
+            pass
+        status = self._process.wait()
+        if status:
+            raise Failure(f"status {status}:\n{self._tail()}")
+        return time.monotonic() - self._start
+
+    def _read(self, seconds: float) -> bool:
+        left = self._start + seconds - time.monotonic()
+        if left <= 0 or not select.select([self._out], [], [], left)[0]:
+            raise Failure(f"not done in {seconds:.0f} s:\n{self._tail()}")
+        got = os.read(self._out.fileno(), 1 << 16)
+        self.seen += got
+        return bool(got)
+
+    def _tail(self) -> str:
+        return self.seen[-1500:].decode(errors="replace")
+
+    def cpu_seconds_in(self, seconds: float) -> float:
+        """CPU time of all its threads while nothing is asked of the guest (proc(5), /proc/PID/stat)."""
+        time.sleep(SETTLE)
+        before = self._cpu_ticks()
+        time.sleep(seconds)
+        return (self._cpu_ticks() - before) / TICKS
+
+    def _cpu_ticks(self) -> int:
+        with open(f"/proc/{self._process.pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])  # utime, stime
+
+    def beyond(self, guest: int) -> int:
+        """Resident bytes less the guest's RAM: the smallest mapping that can hold ``guest`` bytes."""
+        total, ram = 0, None
+        size = 0
+        with open(f"/proc/{self._process.pid}/smaps") as file:
+            for line in file:
+                if line.startswith("Size:"):
+                    size = int(line.split()[1]) << 10
+                elif line.startswith("Rss:"):
+                    resident = int(line.split()[1]) << 10
+                    total += resident
+                    if size >= guest and (ram is None or size < ram[0]):
+                        ram = (size, min(resident, guest))
+        if ram is None:
+            raise Failure(f"no mapping has the guest's {guest} bytes")
+        return total - ram[1]
