@@ -44,6 +44,7 @@ USER, WIDE, FPU, TIME = 1, 2, 4, 8
 KERNEL_64, USER_64 = WIDE | FPU | TIME, USER | WIDE | FPU | TIME
 
 CHECK_SIZE = 20
+GRANULE = 64
 
 ACTIONS: list[Action | None] = list(emit.ACTIONS)
 for _table in (emit_vector.ACTIONS, emit_system.ACTIONS):
@@ -140,6 +141,8 @@ class Blocks:
         self.pages: dict[tuple[int, int, int], CodePage] = {}
         self.by_id: list[CodePage | None] = [None]
         self.at_gpa: dict[int, list[CodePage]] = {}
+        self._granules: dict[int, int] = {}
+        """Of each page with code, a bit for each GRANULE bytes that blocks may come from."""
         self.links: dict[int, Link] = {}
         self.stale: dict[int, Block] = {}
         self._starts: list[int] = []
@@ -165,6 +168,7 @@ class Blocks:
         self.pages.clear()
         self.by_id = [None] * len(self.by_id)  # ids are not used again
         self.at_gpa.clear()
+        self._granules.clear()
         self.links.clear()
         self.stale.clear()
         self._starts.clear()
@@ -186,11 +190,15 @@ class Blocks:
             self.by_id.append(page)
         return page
 
-    def _has_code(self, page: CodePage) -> None:
+    def _has_code(self, page: CodePage, first: int, last: int) -> None:
+        """Bytes ``first`` to ``last`` of the page have become a block's source."""
         pages = self.at_gpa.get(page.gpa)
         if pages is None:
             pages = self.at_gpa[page.gpa] = []
+            self._granules[page.gpa] = 0
             self._flag(page.gpa, True)
+        first, last = first // GRANULE, min(last, PAGE - 1) // GRANULE
+        self._granules[page.gpa] |= (2 << last) - (1 << first)
         if page not in pages:
             pages.append(page)
 
@@ -201,6 +209,8 @@ class Blocks:
             return False
         first = gpa & PAGE - 1
         last = first + size
+        if size <= GRANULE and not self._granules[gpa & -PAGE] >> first // GRANULE & 3:
+            return False
         hit = False
         left = False
         for page in pages:
@@ -216,6 +226,7 @@ class Blocks:
             left = left or bool(page.blocks) or bool(page.spilling)
         if not left:
             del self.at_gpa[gpa & -PAGE]
+            del self._granules[gpa & -PAGE]
             self._flag(gpa & -PAGE, False)
         return hit
 
@@ -393,10 +404,10 @@ class Blocks:
         self.used = start + len(code) + 15 & ~15
         self._starts.append(body)
         self._blocks.append(block)
-        self._has_code(page)
+        self._has_code(page, block.offset, block.offset + block.length)
         if spill is not None:
             spill.spilling.add(block)
-            self._has_code(spill)
+            self._has_code(spill, 0, 15)
 
     def _leave(self, rip: int) -> bytes:
         """The interpreter does the instruction at ``rip``."""

@@ -91,8 +91,10 @@ SLOT |= _slots(
     "mode",  # see blocks.py
     "cs",  # selectors, which SYSCALL, SYSRET and IRET change without Python
     "ss",
+    *("es", "ds", "fs", "gs", "cr2"),  # copies, for code that reads them
     *("star", "lstar", "syscall_mask"),
-    "fast_system",  # 1: SYSCALL, SYSRET and IRET may take the short way
+    "fast_system",  # 1: SYSCALL, SYSRET and IRET to user code may take the short way
+    "fast_iret",  # 1: IRET within ring 0 may
     *("kernel_cs", "kernel_ss", "user_cs", "user_ss"),
     *("local_log", "global_log", "user_log", "check_log"),  # how many entries each log has
     "host_mxcsr",

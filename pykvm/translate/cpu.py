@@ -26,7 +26,7 @@ from pykvm.x86 import cpuid, entry
 from pykvm.x86.exceptions import DB, DE, GP, MF, UD, XM, Fault
 from pykvm.x86.execute.fetch import step
 from pykvm.x86.execute.interrupts import EXTERNAL, deliver, raise_exception
-from pykvm.x86.paging import FETCH, canonical
+from pykvm.x86.paging import FETCH, WRITE, canonical
 from pykvm.x86.registers import (
     CR0_EM,
     CR0_PE,
@@ -537,13 +537,9 @@ class TranslatedCpu:
         kernel, user = star >> 32 & 0xFFFC, (star >> 48) + 16 | 3
         words[SLOT["kernel_cs"] // 8], words[SLOT["kernel_ss"] // 8] = kernel, kernel + 8
         words[SLOT["user_cs"] // 8], words[SLOT["user_ss"] // 8] = user, user - 8
-        words[W_FAST_SYSTEM] = int(
-            bool(sregs["efer"] & EFER_SCE and sregs["efer"] & EFER_LMA)
-            and not cpu.nmi_masked
-            and bool(kernel)
-            and words[W_MODE] in (KERNEL_64, USER_64)
-            and not sregs["cr4"] & CR4_TSD
-        )
+        fast = words[W_MODE] in (KERNEL_64, USER_64) and not cpu.nmi_masked and not sregs["cr4"] & CR4_TSD
+        words[SLOT["fast_iret"] // 8] = int(not cpu.nmi_masked)
+        words[W_FAST_SYSTEM] = int(fast and bool(sregs["efer"] & EFER_SCE and kernel))
 
     def _restart(self) -> None:
         """INIT or SIPI."""
@@ -572,6 +568,8 @@ class TranslatedCpu:
         try:
             if (gva & PAGE - 1) + size <= PAGE and self.mmu.fill(gva, user, write):
                 return at
+            if write and (gva & PAGE - 1) + size <= PAGE and self._write_beside_code(at, gva, user, size):
+                return at
         except Fault as fault:
             words[W_RIP] = rip
             self._raise(fault)
@@ -581,6 +579,18 @@ class TranslatedCpu:
         if not self._through_bounce(rip, gva):
             self._step()
         return self._go()
+
+    def _write_beside_code(self, at: int, gva: int, user: int, size: int) -> bool:
+        """Let one write to a page with code through, unless it hits the block that writes."""
+        gpa = self.mmu.find(gva, WRITE, bool(user)).gpa
+        if self.mmu.number(gpa) < 0 or at < self._runtime_end:
+            return False
+        self.blocks.written(gpa, size)
+        block = self.blocks.block_at(at)
+        if block is None or block.dead:
+            return False
+        self.mmu.fill(gva, user, 0)
+        return True
 
     def _through_bounce(self, rip: int, gva: int) -> bool:
         try:

@@ -27,6 +27,8 @@ from pykvm.translate.operands import (
     WRITE,
 )
 
+from pykvm.x86.registers import SEGMENTS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,8 +205,8 @@ class Emitter:
             prefixes &= ~REPEAT  # XACQUIRE and XRELEASE, or nothing
         if opcode == 0x1B8 and not prefixes & F3:
             raise NotTranslated
-        if opcode in (0x1BC, 0x1BD) and prefixes & F3:
-            raise NotTranslated  # TZCNT and LZCNT, or what CPUs without them make of that
+        if opcode in (0x1BC, 0x1BD):
+            prefixes &= ~REPEAT  # TZCNT and LZCNT are BSF and BSR to a CPU without them
         prefixes &= LOCK | OPERAND | REPEAT
         opcode_bytes = self.opcode_bytes(opcode)
         tail = p.code[p.immediate :]
@@ -467,6 +469,16 @@ class Emitter:
         digit = p.opcode >> 3 & 1
         return prefix_bytes(p.prefixes & OPERAND) + bytes((0x40 | host >> 3, 0xFF, 0xC0 | digit << 3 | host & 7))
 
+    def from_segment(self, p: Parts) -> bytes:
+        """8C to a register: the selector, zero-extended."""
+        if p.value < 0xC0 or p.prefixes & (LOCK | OPERAND) or p.digit > 5:
+            raise NotTranslated
+        slot = SLOT[SEGMENTS[p.digit]]
+        host = HOST_REGISTER[p.rm]
+        if host is None:
+            return load_slot(SCRATCH, slot) + store_slot(SCRATCH, SLOT[f"r{p.rm}"])
+        return load_slot(host, slot)
+
     def swap_bytes(self, p: Parts) -> bytes:
         if p.prefixes & (LOCK | OPERAND):
             raise NotTranslated
@@ -552,6 +564,7 @@ def _actions() -> list[Action | None]:
         table[0x1C8 | register] = Emitter.swap_bytes
     table[0x63] = Emitter.sign_extend_double
     table[0x68] = table[0x6A] = Emitter.push_number
+    table[0x8C] = Emitter.from_segment
     table[0x8D] = Emitter.lea
     table[0xC9] = Emitter.leave
     table[0xFF] = Emitter.group5

@@ -158,7 +158,9 @@ class ContextCpu(Cpu):
         words[FS_BASE] = sregs["fs"]["base"]
         words[GS_BASE] = sregs["gs"]["base"]
         words[CS] = sregs["cs"]["selector"]
-        words[SS] = sregs["ss"]["selector"]
+        for name in ("ss", "es", "ds", "fs", "gs"):
+            words[SLOT[name] // 8] = sregs[name]["selector"]
+        words[SLOT["cr2"] // 8] = sregs["cr2"]
         self.commit_cr3()
 
     def commit_fpu(self) -> None:
