@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
+from pathlib import Path
 
 import pytest
 from x86_doubles import PAGE
@@ -14,6 +15,7 @@ from pykvm.x86.execute.linear import Linear
 from pykvm.x86.registers import CR4_SMEP, EFER_NXE
 
 FAR = 0x4000_0000
+GUESTS = Path(__file__).parents[2] / "guests"
 
 
 def run(machine: Machine) -> Outcome:
@@ -198,3 +200,37 @@ def test_registers_may_be_any_mapping_and_a_linear_may_serve_many_steps():
     assert outcome is not None
     assert outcome.fault is not None
     assert block.words == words
+
+
+# A whole guest
+
+
+class Board:
+    """What the guest `hello` talks to: the serial port's data register, and the power switch."""
+
+    def __init__(self) -> None:
+        self.text = b""
+        self.off = False
+
+    def read(self, port: int, size: int) -> int:
+        raise AssertionError(f"hello reads port {port:#x}")
+
+    def write(self, port: int, size: int, value: int) -> None:
+        if port == 0x604:
+            self.off = value == 5 << 10 | 1 << 13
+        else:
+            assert (port, size) == (0x3F8, 1)
+            self.text += bytes((value,))
+
+
+def test_the_guest_hello_runs_from_its_first_to_its_last_instruction():
+    machine = Machine("real")
+    machine.cpu.ports = board = Board()
+    machine.memory.write(machine.sregs["cs"]["base"], (GUESTS / "hello" / "hello.bin").read_bytes())
+    machine.regs["rip"] = 0
+    for _ in range(1000):
+        assert run(machine).fault is None
+        if board.off:
+            break
+    assert board.text == b"Hello from inside the virtual machine.\r\n"
+    assert board.off
