@@ -69,7 +69,7 @@ static uint64_t sha256(void) {
     make_constants();
     for (size_t i = 0; i < sizeof data; i++)
         data[i] = i * 7;
-    for (int turn = 0; turn < 16; turn++)
+    for (int turn = 0; turn < 6; turn++)
         for (size_t at = 0; at < sizeof data; at += 64)
             sha256_block(h, data + at);
     return (uint64_t)h[0] << 32 | h[1];
@@ -94,7 +94,7 @@ struct Node {
     uint64_t value;
 };
 static uint64_t list(void) {
-    enum { NODES = 1 << 15, WALKS = 400 };
+    enum { NODES = 1 << 15, WALKS = 150 };
     static struct Node nodes[NODES];
     for (uint32_t i = 0; i < NODES; i++) /* all of them in one ring, by a full-period generator */
         nodes[i] = (struct Node){&nodes[(i * 20021u + 12345u) % NODES], i};
@@ -109,7 +109,7 @@ static uint64_t copy(void) {
     static uint8_t from[1 << 20], to[1 << 20];
     for (size_t i = 0; i < sizeof from; i++)
         from[i] = i * 3;
-    for (int turn = 0; turn < 60; turn++)
+    for (int turn = 0; turn < 30; turn++)
         for (size_t i = 0; i < sizeof from; i++) {
             to[i] = from[i] + turn;
             asm volatile("" ::: "memory"); /* byte by byte: no memcpy, no vectors */
@@ -123,7 +123,7 @@ static uint64_t sse(void) {
     for (int i = 0; i < SIZE; i++)
         for (int j = 0; j < SIZE; j++)
             a[i][j] = i - j, b[i][j] = (i * j) % 7, c[i][j] = 0;
-    for (int turn = 0; turn < 60; turn++)
+    for (int turn = 0; turn < 8; turn++)
         for (int i = 0; i < SIZE; i++)
             for (int k = 0; k < SIZE; k++) {
                 __m128 x = _mm_set1_ps(a[i][k]);
@@ -156,9 +156,9 @@ static uint64_t doubles(void) { /* n bodies on a line, scalar SSE2 */
 
 static uint64_t x87(void) { /* the Mandelbrot set in extended precision */
     uint64_t sum = 0;
-    for (int py = 0; py < 240; py++)
-        for (int px = 0; px < 320; px++) {
-            long double cx = px / 160.0L - 1.5L, cy = py / 120.0L - 1.0L, x = 0, y = 0;
+    for (int py = 0; py < 120; py++)
+        for (int px = 0; px < 160; px++) {
+            long double cx = px / 80.0L - 1.5L, cy = py / 60.0L - 1.0L, x = 0, y = 0;
             int n = 0;
             for (; n < 300 && x * x + y * y < 4; n++) {
                 long double t = x * x - y * y + cx;

@@ -1,6 +1,7 @@
 """A guest computes what this host computes: self-checking programs and busybox, in a Linux guest.
 
-One guest a back end runs all of them (tests/programs); `tests/programs/run` does the same from a shell.
+One guest a back end runs all of them (tests/programs), and where it dies of one another goes on;
+`tests/programs/run` does the same from a shell.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import guest_programs as guests
@@ -43,28 +45,37 @@ def here(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     return ran | {guests.SMOKE: guests.native_smoke(tmp_path_factory.mktemp("smoke"))}
 
 
+@dataclass(frozen=True)
+class Guests:
+    """What the programs printed in a back end's guests, and how each guest ended."""
+
+    ran: dict[str, Ran]
+    boots: list[subprocess.CompletedProcess[str]]
+
+
 @pytest.fixture(scope="module", params=["kvm", "translate"])
-def guest(
+def there(
     request: pytest.FixtureRequest, programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> subprocess.CompletedProcess[str]:
-    """A guest that ran all of them and powered off."""
+) -> Guests:
+    """One guest, if it survives, has run all of them."""
     if reason := lacks(request.param):
         pytest.skip(reason)
     names = [*programs, guests.SMOKE]
-    script = guests.init(guests.commands(names))
-    initrd = guests.initramfs(tmp_path_factory.mktemp("guest") / "initramfs.cpio", script, programs)
-    return guests.boot(guests.command(request.param, guests.kernel("linux"), initrd), timeout=LONG)
+    folder = tmp_path_factory.mktemp("guest")
+    return Guests(
+        *guests.run_in_guest(request.param, guests.kernel("linux"), names, programs, folder, timeout=LONG)
+    )
 
 
 @pytest.mark.parametrize("name", [*guests.PROGRAMS, guests.SMOKE])
-def test_a_program_prints_in_a_guest_what_it_prints_here(name, here, guest):
-    there = guests.parsed(guest.stdout)
-    assert name in there, f"{name} didn't start:\n{guest.stdout[-2000:]}\n{guest.stderr[-2000:]}"
-    assert guests.differences(here[name], there[name]) == []
+def test_a_program_prints_in_a_guest_what_it_prints_here(name, here, there):
+    assert name in there.ran, f"{name} wasn't reached:\n{there.boots[-1].stdout[-2000:]}"
+    assert guests.differences(here[name], there.ran[name]) == []
 
 
-def test_the_guest_powers_off(guest):
-    assert guest.returncode == 0, guest.stdout[-2000:] + guest.stderr[-2000:]
+def test_one_guest_runs_them_all_and_powers_off(there):
+    ends = [(done.returncode, done.stdout[-1000:], done.stderr[-1000:]) for done in there.boots]
+    assert [status for status, _, _ in ends] == [0], ends
 
 
 @pytest.mark.parametrize("name", guests.PROGRAMS)
@@ -93,7 +104,7 @@ def test_the_guests_output_is_taken_apart_by_program():
 
 
 @pytest.mark.parametrize(
-    "there, count",
+    "guest, count",
     [
         (Ran("x: a 1\nx: b 2\n", 0), 0),
         (Ran("x: a 1\nx: b absent\n", 0), 0),  # its CPU may have less than this host's
@@ -104,5 +115,5 @@ def test_the_guests_output_is_taken_apart_by_program():
         (Ran("", None), 3),
     ],
 )
-def test_what_differs_is_told(there, count):
-    assert len(guests.differences(Ran("x: a 1\nx: b 2\n", 0), there)) == count
+def test_what_differs_is_told(guest, count):
+    assert len(guests.differences(Ran("x: a 1\nx: b 2\n", 0), guest)) == count
