@@ -160,6 +160,10 @@ class Vcpu(Descriptor):
         """Queue an external interrupt, where no controller is in the kernel."""
         self.struct("KVM_INTERRUPT", structs.kvm_interrupt(vector))
 
+    def nmi(self) -> None:
+        """Queue a non-maskable interrupt, where no controller is in the kernel."""
+        self.number("KVM_NMI")
+
     def debug(self, control: int) -> None:
         """KVM_SET_GUEST_DEBUG with KVM_GUESTDBG_ flags and no debug registers."""
         self.struct("KVM_SET_GUEST_DEBUG", structs.kvm_guest_debug(control))

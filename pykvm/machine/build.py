@@ -108,7 +108,9 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
     entries = cpuid.with_clocks(features.cpuid(config.cpus), TIMER_HZ, tsc_hz)
     for index in range(config.cpus.count):
         asked = cpuid.for_vcpu(entries, index, config.cpus.count)
-        cpu = translated_cpu(index, memory, ports, mmio, machine.lock, asked, tsc_hz=tsc_hz, cause=verdict.crash)
+        cpu = translated_cpu(
+            index, memory, ports, mmio, machine.lock, asked, tsc_hz=tsc_hz, cause=verdict.crash
+        )
         machine.add_cpu(cpu)
         cpu.connect(controllers.add_apic(index, cpu, asked, cpu.tsc, tsc_hz))
         if index == 0:

@@ -54,6 +54,9 @@ HALTED = abi.CONSTANTS["KVM_MP_STATE_HALTED"]
 class KvmCpu:
     """A vCPU of KVM's, with the buses that its exits lead to."""
 
+    handlers: dict[int, Callable[[Any], Cause | None]] = {}
+    """What to do on an exit that is no access to a device, by its reason; filled below."""
+
     def __init__(
         self, vcpu: Vcpu, ports: PortBus, mmio: MemoryBus, memory: GuestMemory, lock: threading.Lock
     ) -> None:
@@ -66,6 +69,7 @@ class KvmCpu:
         self._memory = memory
         self._lock = lock
         self._finisher: Finisher | None = None
+        self._enter: Callable[[], int] = vcpu.run
 
     def run(self) -> Cause | None:
         """KVM_RUN and its exits, until a kick or the guest's end (see face.py)."""
@@ -73,7 +77,7 @@ class KvmCpu:
         u8, u16, u32, u64 = page.u8, page.u16, page.u32, page.u64
         ports, lock, exits = self._ports, self._lock, self.exits
         reads, writes = ports.reads, ports.writes
-        enter = self._vcpu.run
+        enter = self._enter
         while True:
             if enter():
                 u8[IMMEDIATE_EXIT] = 0
@@ -137,7 +141,7 @@ class KvmCpu:
                 data[:] = self._mmio.read(gpa, size).to_bytes(size, "little")
 
     def _other(self, reason: int) -> Cause | None:
-        handler = OTHER.get(reason)
+        handler = self.handlers.get(reason)
         if handler is not None:
             return handler(self)
         name = abi.EXIT_NAMES.get(reason, f"exit {reason}")
@@ -146,7 +150,7 @@ class KvmCpu:
     def _again(self) -> None:
         """Leave it at that and run on."""
 
-    def _hlt(self) -> Cause:
+    def _hlt(self) -> Cause | None:
         return verdict.crash("halted", "the guest halted and no interrupt controller could wake it")
 
     def _shutdown(self) -> Cause:
@@ -234,7 +238,7 @@ class KvmCpu:
         self._vcpu.close()
 
 
-OTHER: dict[int, Callable[[KvmCpu], Cause | None]] = {
+KvmCpu.handlers = {
     abi.KVM_EXIT_UNKNOWN: KvmCpu._unknown,
     abi.KVM_EXIT_HLT: KvmCpu._hlt,
     abi.KVM_EXIT_INTR: KvmCpu._again,

@@ -89,9 +89,11 @@ class Machine:
         self._owned.append(part)
         return part
 
-    def add_cpu(self, cpu: Cpu) -> None:
+    def add_cpu(self, cpu: Cpu) -> VcpuThread:
         """Give ``cpu`` a thread."""
-        self.cpus.append(VcpuThread(self.own(cpu), self._gate, self.post))
+        thread = VcpuThread(self.own(cpu), self._gate, self.post)
+        self.cpus.append(thread)
+        return thread
 
     def post(self, cause: Cause) -> None:
         """End the machine with ``cause``, unless it has one already. From any thread.

@@ -89,9 +89,9 @@ def test_many_boots_leave_nothing_behind(capfd):
         assert now == before
 
 
-@pytest.mark.parametrize("pit", ["kernel", "user"])
-def test_ticks_counts_twenty(pit):
-    done = pykvm("boot", "ticks", "--set", f"pit={pit}")
+@pytest.mark.parametrize("chips", ["pit=kernel", "pit=user", "interrupts=user"])
+def test_ticks_counts_twenty(chips):
+    done = pykvm("boot", "ticks", "--set", chips)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("." * 20 + "\n20 ticks at 100 Hz: 0x")
 

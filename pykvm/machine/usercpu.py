@@ -1,0 +1,265 @@
+"""A vCPU of KVM's whose interrupt controllers are pykvm's own (`interrupts: user`).
+
+KVM then knows of no interrupt but the one that it is given: before each entry the local APIC is asked,
+and has its vector queued (KVM_INTERRUPT) where the guest can take it just then; where it can't, KVM is
+asked to leave the guest as soon as it can (``request_interrupt_window``). HLT leaves the guest too, and
+the thread sleeps until its APIC or somebody else has something for it.
+
+IA32_APIC_BASE and CR8 stay in KVM, which tells of them in the run page after each exit. KVM leaves the
+guest when it lowers CR8 (KVM_EXIT_SET_TPR), so that what waited for that can come. CPUID offers neither
+x2APIC mode nor the TSC deadline, whose MSRs KVM answers without a word to us.
+
+Source: Documentation/virt/kvm/api.rst, KVM_INTERRUPT and "The kvm_run structure".
+"""
+
+from __future__ import annotations
+
+import threading
+from errno import EINTR
+
+from pykvm.devices.bus import MemoryBus
+from pykvm.kvm import abi
+from pykvm.kvm.run import (
+    APIC_BASE,
+    CR8,
+    IF_FLAG,
+    IMMEDIATE_EXIT,
+    READY_FOR_INTERRUPT_INJECTION,
+    REQUEST_INTERRUPT_WINDOW,
+)
+from pykvm.machine.kvmcpu import HALTED, KvmCpu
+from pykvm.memory.layout import PAGE
+from pykvm.x86 import entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pykvm.devices.bus import PortBus
+    from pykvm.devices.lapic import LocalApic
+    from pykvm.kvm.vcpu import Vcpu
+    from pykvm.machine.verdict import Cause
+    from pykvm.memory import GuestMemory
+
+IA32_APIC_BASE = 0x1B
+RUNNABLE = abi.CONSTANTS["KVM_MP_STATE_RUNNABLE"]
+NO_EVENTS = {
+    "flags": abi.CONSTANTS["KVM_VCPUEVENT_VALID_NMI_PENDING"] | abi.CONSTANTS["KVM_VCPUEVENT_VALID_SHADOW"]
+}
+
+# Where a CPU begins after INIT and after SIPI: selector and base of CS, IP (SDM vol. 3 §9.1.4, §8.4.4)
+RESET_VECTOR = (0xF000, 0xFFFF_0000, 0xFFF0)
+
+
+class ApicFirst(MemoryBus):
+    """The memory bus as one CPU sees it: its local APIC lies over what else is there."""
+
+    def __init__(self, apic: LocalApic, bus: MemoryBus) -> None:
+        super().__init__()
+        self._apic = apic
+        self._bus = bus
+
+    def read(self, gpa: int, size: int) -> int:
+        page = self._apic.page
+        if page is not None and page <= gpa and gpa + size <= page + PAGE:
+            return self._apic.read(gpa - page, size) & (1 << 8 * size) - 1
+        return self._bus.read(gpa, size)
+
+    def write(self, gpa: int, size: int, value: int) -> None:
+        page = self._apic.page
+        if page is not None and page <= gpa and gpa + size <= page + PAGE:
+            self._apic.write(gpa - page, size, value)
+        else:
+            self._bus.write(gpa, size, value)
+
+
+class UserInterruptCpu(KvmCpu):
+    """It is the ``Core`` of its local APIC, which ``connect`` brings.
+
+    ``kick`` brings the vCPU out of the guest from another thread; whoever gives it a thread sets it.
+    """
+
+    def __init__(
+        self, vcpu: Vcpu, ports: PortBus, mmio: MemoryBus, memory: GuestMemory, lock: threading.Lock
+    ) -> None:
+        super().__init__(vcpu, ports, mmio, memory, lock)
+        self._enter = self._enter_with_interrupts
+        self.kick: Callable[[], None] = self.wake
+        self._thread = 0  # the identity of the vCPU's own, once it runs
+        self._base: int | None = None  # IA32_APIC_BASE, as the APIC knows it
+        self._halted = False
+        self._asleep = False
+        self._news = threading.Event()
+        # What was said by other threads and is to be done by the vCPU's own
+        self._nmi = False
+        self._init = False
+        self._sipi: int | None = None
+
+    def connect(self, apic: LocalApic) -> None:
+        """Take ``apic`` for this CPU's own, before the first run."""
+        self._apic = apic
+        self._base = apic.read_msr(IA32_APIC_BASE)
+        self._vcpu.set_sregs({"apic_base": self._base})
+        self._mmio = ApicFirst(apic, self._mmio)
+
+    def run(self) -> Cause | None:
+        self._thread = threading.get_ident()
+        return super().run()
+
+    # What the APIC says, on any thread, under the device lock
+
+    def changed(self) -> None:
+        if self._apic.has_interrupt():
+            self._tell()
+
+    def nmi(self) -> None:
+        self._nmi = True
+        self._tell()
+
+    def init(self) -> None:
+        self._init, self._sipi = True, None
+        self._tell()
+
+    def start(self, vector: int) -> None:
+        self._sipi = vector
+        self._tell()
+
+    def _tell(self) -> None:
+        """Have the vCPU look. Its own thread does so anyway, before each entry and when it wakes."""
+        if self._asleep:
+            self._news.set()
+        elif threading.get_ident() != self._thread:
+            self.kick()
+
+    # Into the guest and out again
+
+    def _enter_with_interrupts(self) -> int:
+        page, apic = self._page, self._apic
+        u8, u64 = page.u8, page.u64
+        if (self._halted or apic.waiting) and not self._sleep():
+            return EINTR
+        if self._nmi or self._init or self._sipi is not None:
+            self._do_as_told()
+        window = 0
+        if apic.has_interrupt():
+            if u8[READY_FOR_INTERRUPT_INJECTION]:
+                self._inject()
+            window = int(apic.has_interrupt())
+        u8[REQUEST_INTERRUPT_WINDOW] = window
+        u64[CR8] = apic.cr8
+        number = self._vcpu.run()
+        if u64[CR8] != apic.cr8 or u64[APIC_BASE] != self._base:
+            self._follow()
+        return number
+
+    def _inject(self) -> None:
+        with self._lock:
+            if not self._apic.has_interrupt():  # it went away just now
+                return
+            vector = self._apic.acknowledge()
+        self._vcpu.interrupt(vector)
+        self._page.u8[READY_FOR_INTERRUPT_INJECTION] = 0  # one at a time: KVM sets it anew
+
+    def _follow(self) -> None:
+        """The guest has written CR8 or IA32_APIC_BASE, which KVM has checked."""
+        u64 = self._page.u64
+        with self._lock:
+            if u64[APIC_BASE] != self._base:
+                self._base = base = u64[APIC_BASE]
+                self._apic.write_msr(IA32_APIC_BASE, base)
+            if u64[CR8] != self._apic.cr8:
+                self._apic.cr8 = u64[CR8] & 0xF
+
+    def _sleep(self) -> bool:
+        """Wait until the CPU, halted or not yet started, has a reason to run; False where a kick came."""
+        u8 = self._page.u8
+        self._asleep = True
+        try:
+            while True:
+                self._news.clear()  # before looking: what comes after sets it again
+                if self._wakes():
+                    self._halted = False
+                    return True
+                if u8[IMMEDIATE_EXIT]:
+                    return False
+                self._news.wait()
+        finally:
+            self._asleep = False
+
+    def _wakes(self) -> bool:
+        if self._init or self._sipi is not None:
+            return True
+        if self._apic.waiting:
+            return False
+        return self._nmi or (self._apic.has_interrupt() and bool(self._page.u8[IF_FLAG]))
+
+    def _do_as_told(self) -> None:
+        """NMI, INIT and SIPI, on the vCPU's own thread."""
+        with self._lock:
+            nmi, init, sipi = self._nmi, self._init, self._sipi
+            self._nmi, self._init, self._sipi = False, False, None
+        if init or sipi is not None:
+            self.settle()
+            where = RESET_VECTOR if sipi is None else (sipi << 8, sipi << 12, 0)
+            super().load(_started(*where))
+            self._vcpu.set_events(NO_EVENTS)
+            # The run page tells of the CPU as it was; a kick may have come while we settled.
+            self._page.u8[READY_FOR_INTERRUPT_INJECTION] = 0
+            self._page.u8[IMMEDIATE_EXIT] = 1
+        elif nmi:
+            self._vcpu.nmi()
+
+    def wake(self) -> None:
+        super().wake()
+        self._news.set()
+
+    def settle(self) -> None:
+        self._page.u64[CR8] = self._apic.cr8
+        super().settle()
+
+    # Exits
+
+    def _hlt(self) -> None:
+        self._halted = True
+
+    def _internal_error(self) -> Cause | None:
+        cause = super()._internal_error()
+        # What was finished for KVM may have changed the interrupt flag.
+        self._page.u8[READY_FOR_INTERRUPT_INJECTION] = 0
+        return cause
+
+    # State
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "mp_state": HALTED if self._halted else RUNNABLE}
+
+    def load(self, state: dict[str, Any]) -> None:
+        parts = dict(state)
+        self._halted = parts.pop("mp_state", RUNNABLE) == HALTED
+        if "sregs" in parts:
+            self._base = parts["sregs"].get("apic_base", self._base)
+        super().load(parts)
+        self._page.u8[READY_FOR_INTERRUPT_INJECTION] = 0
+
+    def halted_for_ever(self) -> bool:
+        return self._halted and not self._page.u8[IF_FLAG] and not self._wakes()
+
+
+def _started(selector: int, base: int, ip: int) -> dict[str, Any]:
+    """Real mode as INIT leaves it, at ``base + ip`` (SDM vol. 3 table 9-1); the APIC's base stays."""
+    state = entry.real(0, stack=0)
+    sregs = state["sregs"]
+    del sregs["apic_base"]
+    sregs["cs"].update(selector=selector, base=base)
+    sregs["idt"] = {"base": 0, "limit": 0xFFFF}
+    state["regs"]["rip"] = ip
+    return state
+
+
+UserInterruptCpu.handlers = {
+    **KvmCpu.handlers,
+    abi.KVM_EXIT_HLT: UserInterruptCpu._hlt,
+    abi.KVM_EXIT_SET_TPR: KvmCpu._again,
+    abi.KVM_EXIT_INTERNAL_ERROR: UserInterruptCpu._internal_error,
+}
