@@ -13,8 +13,9 @@ import threading
 from pykvm.errors import InternalError
 from pykvm.libc.calls import anonymous
 from pykvm.translate import context, features, signals
-from pykvm.translate.blocks import FPU, KERNEL_64, PAGE, TIME, USER, USER_64, WIDE, Block, Blocks, CodePage
+from pykvm.translate.blocks import Blocks
 from pykvm.translate.bounce import Bounce
+from pykvm.translate.codepage import FPU, KERNEL_64, PAGE, TIME, USER, USER_64, WIDE, Block, CodePage
 from pykvm.translate.context import ENTRIES, REASONS, SLOT
 from pykvm.translate.lookup import Lookup
 from pykvm.translate.mmu import Mmu, TranslatedLinear
@@ -606,17 +607,18 @@ class TranslatedCpu:
 
     def _on_chain(self) -> int:
         words, blocks = self._words, self.blocks
-        link = blocks.links.get(words[W_RETURN])
-        if link is None:
-            raise InternalError("a jump without a link", where="translate")
-        words[W_RIP] = link.target
+        stub = words[W_RETURN]
+        block = blocks.block_at(stub)
+        if block is None:
+            raise InternalError("a jump of no block", where="translate")
+        place, target = block.jump_of(stub)
+        words[W_RIP] = target
         generation = blocks.generation
-        found = self._locate(link.target)
+        found = self._locate(target)
         if found is None:
             return 0
-        if generation == blocks.generation and words[W_RIP] == link.target:
-            del blocks.links[words[W_RETURN]]
-            blocks.patch(link, found.body if found.page is link.page else found.entry)
+        if generation == blocks.generation and words[W_RIP] == target:
+            blocks.patch(block, place, found.body if found.page is block.page else found.entry)
         return found.entry
 
     def _on_jump(self) -> int:
@@ -649,7 +651,7 @@ class TranslatedCpu:
         block = self.blocks.block_at(at + 1)
         if block is None:
             raise InternalError("a page check of no block", where="translate")
-        rip = block.page.gva + block.offset & M64
+        rip = block.start & M64
         words[W_RIP] = rip
         if at != block.body:  # of the page in which the instruction ends
             return self._check_second(block, at)
@@ -669,14 +671,16 @@ class TranslatedCpu:
         except Fault as fault:
             self._raise(fault)
             return self._go()
-        if second is not None and block in second.spilling:
+        if second is not None and second is block.spill:
             return at
-        self.blocks._kill(block)
+        self.blocks.kill(block)
         return self._go()
 
     def _on_stale(self) -> int:
-        block = self.blocks.stale[self._words[W_RETURN]]
-        self._words[W_RIP] = block.page.gva + block.offset & M64
+        block = self.blocks.block_at(self._words[W_RETURN])
+        if block is None:
+            raise InternalError("the end of no block", where="translate")
+        self._words[W_RIP] = block.start & M64
         return self._go()
 
     def _on_sti(self) -> int:

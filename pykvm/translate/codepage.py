@@ -1,0 +1,77 @@
+"""What translated code is made of: blocks, and the guest's pages that they come from."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+
+from pykvm.translate.context import SLOT
+from pykvm.translate.encode import call_slot
+
+M64 = (1 << 64) - 1
+PAGE = 0x1000
+CHECK_SIZE = 20
+"""Of the page check, with which a block begins at its entry; then comes its body."""
+STUB = call_slot(SLOT["chain"])
+STUB_SIZE = len(STUB)
+
+# A mode is what code depends on beyond its bytes.
+USER, WIDE, FPU, TIME = 1, 2, 4, 8
+KERNEL_64, USER_64 = WIDE | FPU | TIME, USER | WIDE | FPU | TIME
+
+
+class Block:
+    """Translated code at host address ``body``, of ``length`` bytes at ``offset`` of ``page``.
+
+    ``hosts`` and ``guests`` say where each instruction starts, there from ``body`` and here from ``offset``.
+    ``jumps`` are its direct jumps: the place of the distance from ``body``, and the target. Their stubs lie,
+    in the same order, before ``end``. ``spill`` is the page in which its only instruction ends.
+    """
+
+    __slots__ = ("body", "dead", "end", "guests", "hosts", "jumps", "length", "offset", "page", "spill")
+
+    def __init__(self, page: CodePage, offset: int, body: int) -> None:
+        self.page = page
+        self.offset = offset
+        self.body = body
+        self.end = body
+        self.length = 0
+        self.hosts = array("H")
+        self.guests = array("H")
+        self.jumps: list[tuple[int, int]] = []
+        self.spill: CodePage | None = None
+        self.dead = False
+
+    @property
+    def entry(self) -> int:
+        return self.body - CHECK_SIZE
+
+    @property
+    def start(self) -> int:
+        """Its first instruction's address."""
+        return self.page.gva + self.offset
+
+    def rip(self, host: int) -> int:
+        """The instruction that emitted code before ``host``, a return address, belongs to."""
+        at = bisect_right(self.hosts, host - self.body - 1) - 1
+        return self.page.gva + self.offset + (self.guests[at] if at >= 0 else 0) & M64
+
+    def jump_of(self, stub: int) -> tuple[int, int]:
+        """The jump whose stub returns to ``stub``."""
+        return self.jumps[len(self.jumps) - 1 - (self.end - stub) // STUB_SIZE]
+
+
+class CodePage:
+    """A page of guest code: where it is mapped, where it lies, and its blocks by their offset."""
+
+    __slots__ = ("blocks", "dead", "gpa", "gva", "id", "mode", "spilling")
+
+    def __init__(self, number: int, mode: int, gva: int, gpa: int) -> None:
+        self.id = number
+        self.mode = mode
+        self.gva = gva
+        self.gpa = gpa
+        self.blocks: dict[int, Block] = {}
+        self.dead: dict[int, list[Block]] = {}
+        self.spilling: set[Block] = set()
+        """Blocks of the page before whose only instruction ends in this one."""

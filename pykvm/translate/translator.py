@@ -1,0 +1,140 @@
+"""From a block's bytes to its code."""
+
+from __future__ import annotations
+
+from struct import pack
+
+from pykvm.translate import emit, emit_system, emit_vector
+from pykvm.translate.codepage import CHECK_SIZE, M64, PAGE, STUB, STUB_SIZE, WIDE, Block
+from pykvm.translate.context import PAGE_CHECKS, SLOT
+from pykvm.translate.control import JUMPS
+from pykvm.translate.decode import Undecoded, decode
+from pykvm.translate.emit import NotTranslated, Parts
+from pykvm.translate.encode import call_slot, store_number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.translate.blocks import Blocks
+    from pykvm.translate.codepage import CodePage
+    from pykvm.translate.emit import Action
+
+LONGEST = 48  # instructions in a block
+LONGEST_INSTRUCTION = 15
+LENGTHS = (3, 4, 2, 5, 7, 8, 1, 6)  # of instructions, the frequent ones first
+
+_JUMP = b"\xe9\0\0\0\0"
+
+ACTIONS: list[Action | None] = list(emit.ACTIONS)
+for _table in (emit_vector.ACTIONS, emit_system.ACTIONS):
+    for _opcode, _action in _table.items():
+        ACTIONS[_opcode] = _action
+PLACED = frozenset(
+    (0xFB, 0x9D, *range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0xA4, 0xA8), *range(0xAA, 0xB0))
+)
+"""Opcodes whose code says where the instruction is, and so isn't remembered."""
+
+
+def page_check(page: CodePage) -> bytes:
+    """Whether ``page`` is still what is mapped there: CHECK_SIZE bytes."""
+    slot = PAGE_CHECKS + 4 * (page.gva >> 12 & 0xFFFF)
+    return (
+        b"\x8b\x8c\x24" + pack("<i", slot)  # mov ecx, [rsp + ...]
+        + b"\x8d\x89" + pack("<i", -page.id)  # lea ecx, [rcx - id]
+        + b"\x67\xe3\x04" + call_slot(SLOT["page_check"])  # jecxz
+    )  # fmt: skip
+
+
+def _leave(rip: int) -> bytes:
+    """The interpreter does the instruction at ``rip``."""
+    return store_number(SLOT["rip"], rip) + call_slot(SLOT["interpret"])
+
+
+def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
+    """Translate the block at ``offset`` of ``page`` and add it to ``blocks``."""
+    form = blocks.form(page.mode)
+    emitter, memory, wide = form.emitter, form.memory, bool(page.mode & WIDE)
+    gva, known = page.gva, page.blocks
+    code = bytes(blocks.source(page.gpa)[offset : offset + LONGEST * LONGEST_INSTRUCTION])
+    room = PAGE - offset
+    mask = M64 if wide else 0xFFFF_FFFF
+    block = Block(page, offset, blocks.base + blocks.used + CHECK_SIZE)
+    parts = [page_check(page)]
+    add, jumps, hosts, guests = parts.append, block.jumps, block.hosts, block.guests
+    size = at = count = 0
+    ends = False
+    while not ends:
+        hosts.append(size)
+        guests.append(at)
+        # No instruction's bytes are the beginning of another's: a known one is found by trying lengths.
+        piece = None
+        for length in LENGTHS:
+            key = code[at : at + length]
+            piece = memory.get(key)
+            if piece is not None:
+                at += len(key)
+                break
+        else:
+            rip = gva + offset + at
+            try:
+                length, opcode, prefixes, rex, modrm, immediate = decode(code, at, wide)
+            except Undecoded:
+                piece, length, ends = _leave(rip & mask), 1, True
+            except IndexError:  # it goes on in the next page
+                if at:  # in a block of its own
+                    break
+                if block.spill is None and (second := blocks.second(page)) is not None:
+                    block.spill = second
+                    code += bytes(blocks.source(second.gpa)[:LONGEST_INSTRUCTION])
+                    piece = page_check(second)
+                    add(piece)
+                    size += len(piece)
+                    continue
+                piece, length, ends = _leave(rip & mask), 1, True
+            else:
+                key = code[at : at + length]
+                p = Parts(key, opcode, prefixes, rex, modrm - at, immediate - at, rip + length)
+                jump = JUMPS.get(opcode)
+                try:
+                    if jump is not None:
+                        piece, targets, ends = jump(emitter, p, mask)
+                        jumps += [(size + place, target) for place, target in targets]
+                    else:
+                        action = ACTIONS[opcode]
+                        if action is None or (not form.fpu and opcode in emit_vector.ACTIONS):
+                            raise NotTranslated
+                        piece = action(emitter, p)
+                        if opcode not in PLACED and not (modrm < immediate and p.rip_relative):
+                            memory[key] = piece
+                except NotTranslated:
+                    piece, ends = _leave(rip & mask), True
+            at += length
+        count += 1
+        add(piece)
+        size += len(piece)
+        if not ends and (count >= LONGEST or at >= room or offset + at in known or block.spill is not None):
+            break
+    if not ends:
+        add(_JUMP)
+        size += len(_JUMP)
+        jumps.append((size - 4, gva + offset + at & mask))
+    block.length = at
+    blocks.translated += count
+    known[offset] = block
+    _finish(blocks, block, parts, size)
+    return block
+
+
+def _finish(blocks: Blocks, block: Block, parts: list[bytes], size: int) -> None:
+    """Let direct jumps go to their target where it is known, else to their stubs."""
+    page, body = block.page, block.body
+    distances = []
+    for place, target in block.jumps:
+        known = page.blocks.get(target & PAGE - 1) if target & -PAGE == page.gva else None
+        distances.append((place, (size if known is None else known.body - body) - place - 4))
+        parts.append(STUB)
+        size += STUB_SIZE
+    code = bytearray().join(parts)
+    for place, distance in distances:
+        code[CHECK_SIZE + place : CHECK_SIZE + place + 4] = pack("<i", distance)
+    block.end = body + size
+    blocks.add(block, code)
