@@ -106,7 +106,7 @@ class Finisher:
         vcpu = self._vcpu
         if "sregs" in cpu.changed:
             vcpu.set_sregs(cpu.sregs)
-        vcpu.set_regs(cpu.regs)
+        vcpu.set_regs(dict(cpu.regs))
         if "xcr0" in cpu.changed:
             vcpu.set_xcr0(cpu.xcr0)
         if "xsave" in cpu.changed:
