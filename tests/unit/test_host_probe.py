@@ -107,6 +107,11 @@ def test_hardware_is_known_by_its_speed(mips):
     assert told["ring0"]["mips"] == pytest.approx(mips, rel=0.05)
 
 
+@pytest.mark.parametrize("delays", [1, 3, 8])
+def test_hardware_on_a_busy_host_is_not_taken_for_an_interpreter(delays):
+    assert told_of(delays=delays) == flawless()
+
+
 @pytest.mark.parametrize("name", ["smap", "avx2", "popcnt", "kvmclock"])
 def test_a_feature_that_kvm_adds_can_not_be_hidden(name):
     told = told_of(adds={name}, offers=FEATURES - {name})
