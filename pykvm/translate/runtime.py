@@ -831,3 +831,4 @@ class Runtime:
         asm.raw("0f05")
         asm.alu_number(ADD, RSP, 32)
         asm.ret()
+        return start
