@@ -94,10 +94,10 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
 
 
 def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
-    from importlib import import_module  # late: on hosts whose KVM is quick nobody needs the translator
+    # Late: where KVM is quick nobody needs the translator.
+    from pykvm.translate import features
+    from pykvm.translate.cpu import TranslatedCpu
 
-    features = import_module("pykvm.translate.features")
-    translated_cpu = import_module("pykvm.translate.cpu").TranslatedCpu
     config, memory = machine.config, plan.memory
     ports, mmio = PortBus(), MemoryBus()
     controllers = Controllers(machine.clock, ports, mmio, machine.devices)
@@ -108,7 +108,7 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
     entries = cpuid.with_clocks(features.cpuid(config.cpus), TIMER_HZ, tsc_hz)
     for index in range(config.cpus.count):
         asked = cpuid.for_vcpu(entries, index, config.cpus.count)
-        cpu = translated_cpu(
+        cpu = TranslatedCpu(
             index, memory, ports, mmio, machine.lock, asked, tsc_hz=tsc_hz, cause=verdict.crash
         )
         machine.add_cpu(cpu)

@@ -11,14 +11,17 @@ from pykvm.x86.features import BITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
     from typing import Protocol
 
     Entry = dict[str, int]
 
     class Cpus(Protocol):
-        model: str
-        features: Mapping[str, bool]
+        @property
+        def model(self) -> str: ...
+
+        @property
+        def features(self) -> Iterable[tuple[str, bool]]: ...
 
 
 OWN = frozenset(
@@ -75,7 +78,7 @@ def cpuid(cpus: Cpus) -> list[Entry]:
     Raises HostError and InputError as x86/cpuid does.
     """
     entries = offered(host_features())
-    return models.with_features(models.for_model(entries, cpus.model), cpus.features, entries)
+    return models.with_features(models.for_model(entries, cpus.model), dict(cpus.features), entries)
 
 
 def _words(text: bytes, count: int) -> list[int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from types import SimpleNamespace
 
 import pytest
 from doubles import Clock
@@ -17,6 +15,8 @@ from pykvm.machine import plan as plans
 from pykvm.machine.build import build_translated
 from pykvm.machine.controllers import Controllers
 from pykvm.machine.interrupts import IRQ_PIT, IsaLines
+from pykvm.translate import cpu as translated_cpu
+from pykvm.translate import features
 from pykvm.x86 import cpuid
 from pykvm.x86.cpuid import get
 
@@ -24,6 +24,7 @@ IOREGSEL, IOWIN = 0xFEC0_0000, 0xFEC0_0010
 LEVEL, MASKED = 1 << 15, 1 << 16
 EXTINT = 7 << 8
 TSC_HZ = 2_500_000_000
+CRYSTAL_HZ = 1_000_000_000
 
 
 class Core:
@@ -178,11 +179,13 @@ def test_all_of_it_is_saved_with_the_devices():
     assert second.take() == first.take() == 0x75
 
 
-def test_the_clocks_of_leaf_0x15_multiply_to_the_tsc():
-    told = cpuid.with_clocks(entries_of({"fpu"}), 1_000_000_000, 2_495_998_000)
+@pytest.mark.parametrize("tsc_hz", [1_000_000_000, 2_495_998_000, 4_999_990_000, 799_990_000])
+def test_the_clocks_of_leaf_0x15_multiply_to_the_tsc(tsc_hz):
+    told = cpuid.with_clocks(entries_of({"fpu"}), CRYSTAL_HZ, tsc_hz)
     leaf = get(told, 0x15)
-    assert leaf["ecx"] == 1_000_000_000
-    assert leaf["ecx"] * leaf["ebx"] == 2_495_998_000 * leaf["eax"]
+    assert leaf["ecx"] == CRYSTAL_HZ
+    assert abs(leaf["ecx"] * leaf["ebx"] / leaf["eax"] - tsc_hz) < tsc_hz / 50_000
+    assert leaf["ebx"] * (CRYSTAL_HZ // 1000) < 1 << 32  # as Linux reckons
     assert get(told, 0)["eax"] == 0x15
 
 
@@ -191,7 +194,7 @@ class StubCpu:
 
     made = []
 
-    def __init__(self, index, memory, ports, mmio, lock, entries, *, tsc_hz):
+    def __init__(self, index, memory, ports, mmio, lock, entries, *, tsc_hz, cause):
         self.index, self.entries, self.tsc_hz = index, entries, tsc_hz
         self.memory, self.ports, self.mmio, self.lock = memory, ports, mmio, lock
         self.exits = [0]
@@ -221,9 +224,8 @@ class StubCpu:
 @pytest.fixture
 def translated(tmp_path, monkeypatch):
     """Builds a machine of the stub's CPUs from a machine file."""
-    features = SimpleNamespace(cpuid=lambda cpus: entries_of({"fpu", "apic", "x2apic"}))
-    monkeypatch.setitem(sys.modules, "pykvm.translate.features", features)
-    monkeypatch.setitem(sys.modules, "pykvm.translate.cpu", SimpleNamespace(TranslatedCpu=StubCpu))
+    monkeypatch.setattr(features, "cpuid", lambda cpus: entries_of({"fpu", "apic", "x2apic"}))
+    monkeypatch.setattr(translated_cpu, "TranslatedCpu", StubCpu)
     monkeypatch.setattr(StubCpu, "made", [])
     (tmp_path / "code.bin").write_bytes(b"\xf4")
     open_plans = []
