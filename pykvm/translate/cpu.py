@@ -23,6 +23,7 @@ from pykvm.translate.msrs import Msrs
 from pykvm.translate.physical import Physical
 from pykvm.translate.runtime import Runtime
 from pykvm.translate.state import ContextCpu
+from pykvm.translate.store import Store
 from pykvm.x86 import cpuid, entry
 from pykvm.x86.exceptions import DB, DE, GP, MF, UD, XM, Fault
 from pykvm.x86.execute.fetch import step
@@ -162,6 +163,7 @@ class TranslatedCpu:
         words[SLOT["mask_31"] // 8], words[SLOT["mask_63"] // 8] = 31, 63
         fpu[:] = bytes(self.cpu.area.initial(self.cpu.components).data[:512])
         self._last_modes = [KERNEL_64, USER_64]
+        self._store: Store | None = None
         self._clear_jumps()
         self._handlers = (
             *(self._on_miss, self._on_interpret, self._on_chain, self._on_jump, self._on_attention),
@@ -240,6 +242,8 @@ class TranslatedCpu:
         """Run the guest until ``wake`` (None) or its end (a cause)."""
         words, handlers, exits = self._words, self._handlers, self.exits
         enter, argument = self._enter, self._argument
+        if self._store is None:
+            self._begin()
         try:
             while True:
                 if self._service():
@@ -257,6 +261,19 @@ class TranslatedCpu:
                 f"the guest crashed: triple fault, begun by {crash}",
                 "often there is no valid IDT, or its stack isn't mapped",
             )
+
+    def _begin(self) -> None:
+        """Before the first instruction: what earlier boots of this guest have translated."""
+        regs, sregs = self.cpu.regs, self.cpu.sregs
+        rip = regs["rip"]
+        first = rip + sregs["cs"]["base"]
+        try:
+            gpa = self.linear.translate(first, FETCH, False, mark=False) & -PAGE
+            page = self._physical.read(gpa, PAGE) if self.mmu.number(gpa) >= 0 else b""
+        except Fault:
+            page = b""
+        self._store = Store(self._words[W_MODE], rip, page, self.blocks.lookup.bmi2)
+        self._store.load(self.blocks, self._remember)
 
     def _service(self) -> bool:
         """What waits; whether ``run`` is to return. RIP is in the context."""
@@ -639,6 +656,10 @@ class TranslatedCpu:
         self._words[(context.JUMP_TAG[user] >> 3) + at] = -rip & M64
         self._words[(context.JUMP_HOST[user] >> 3) + at] = block.entry
 
+    def _is_remembered(self, block: Block) -> bool:
+        tag = (context.JUMP_TAG[block.page.mode & USER] >> 3) + (block.start & ENTRIES - 1)
+        return self._words[tag] == -block.start & M64
+
     def _on_attention(self) -> int:
         at = self._words[W_RETURN]
         if at:
@@ -817,6 +838,8 @@ class TranslatedCpu:
     def close(self) -> None:
         if self._mapping.address:
             self._signals.close()
+            if self._store is not None:
+                self._store.save(self.blocks, self._is_remembered)
             self.blocks.close()
             self._words.release()
             self._halves.release()

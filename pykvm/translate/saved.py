@@ -19,10 +19,12 @@ from array import array
 from bisect import bisect_right
 from struct import Struct
 
-from pykvm.translate.codepage import PAGE, Block, CodePage
+from pykvm.translate.codepage import M64, PAGE, Block, CodePage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pykvm.translate.blocks import Blocks
 
 MAGIC = b"pykvm translated"
@@ -34,7 +36,7 @@ WORTH = 500  # instructions: fewer new ones are not worth a file
 PAGE_COLUMNS = (("I", "id"), ("I", "mode"), ("Q", "gva"))
 BLOCK_COLUMNS = (
     ("I", "page"), ("I", "body"), ("I", "end"), ("H", "offset"), ("H", "length"), ("I", "crc"), ("I", "spill"),
-    ("I", "marks"), ("I", "jumps"),
+    ("I", "marks"), ("I", "jumps"), ("H", "remembered"),
 )  # fmt: skip
 
 
@@ -83,8 +85,8 @@ class Saved:
                 columns.append(column)
         self.code = memoryview(data)[at : at + size]
         ids, modes, gvas = columns[:3]
-        self._block = dict(zip((name for _, name in BLOCK_COLUMNS), columns[3:12], strict=True))
-        self._hosts, self._guests, self._places, self._targets = columns[12:]
+        self._block = dict(zip((name for _, name in BLOCK_COLUMNS), columns[3:13], strict=True))
+        self._hosts, self._guests, self._places, self._targets = columns[13:]
         self._bodies = self._block["body"].tolist()
         self._made: dict[int, Block] = {}
         self._pages: dict[tuple[int, int], list[KeptPage]] = {}
@@ -102,8 +104,9 @@ class Saved:
             self._by_id[kept.id] = kept
             self.pages.append(kept)
 
-    def place(self, blocks: Blocks) -> None:
-        """Put the code where it lay before: nothing was translated yet."""
+    def place(self, blocks: Blocks, remember: Callable[[int, Block], None]) -> None:
+        """Put the code where it lay before: nothing was translated yet. ``remember``: see store.py."""
+        self._remember = remember
         at = blocks.first
         blocks.view[at : at + len(self.code)] = self.code
         self._origin = blocks.base + at
@@ -138,6 +141,7 @@ class Saved:
         source = blocks.source(page.gpa)
         columns = self._block
         offsets, lengths, crcs, spills = columns["offset"], columns["length"], columns["crc"], columns["spill"]
+        remembered = columns["remembered"]
         crc32 = zlib.crc32
         for number in self._of_page.get(kept.first, ()):
             offset, length = offsets[number], lengths[number]
@@ -148,6 +152,8 @@ class Saved:
                 good = self._fits_second(block, number, source, blocks)
             if good and offset not in page.blocks:
                 page.blocks[offset] = block
+                if remembered[number]:
+                    self._remember(block.start & M64, block)
                 blocks.has_code(page, offset, offset + length)
                 if block.spill is not None:
                     block.spill.spilling.add(block)
@@ -204,8 +210,8 @@ class Saved:
         return found
 
 
-def image(blocks: Blocks, made_by: bytes) -> bytes | None:
-    """The file's content; None where it isn't worth one."""
+def image(blocks: Blocks, made_by: bytes, is_remembered: Callable[[Block], bool]) -> bytes | None:
+    """The file's content; None where there is too much."""
     size = blocks.used - blocks.first
     if size > LARGEST:
         return None
@@ -227,6 +233,7 @@ def image(blocks: Blocks, made_by: bytes) -> bytes | None:
         values = (
             known[0], block.body - origin, block.end - origin, block.offset,
             0 if block.dead else block.length, crc, spill, len(hosts), len(places),
+            int(is_remembered(block)),
         )  # fmt: skip
         for column, value in zip(columns, values, strict=True):
             column.append(value)
