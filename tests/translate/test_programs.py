@@ -19,6 +19,20 @@ from guest_programs import Ran
 
 LONG = 900  # seconds for the guest; a busy host is slow
 
+#: What the translator can't do yet; a program that is the same all the same is told as "xpassed".
+LEFT = {
+    "processes": "a guest's division error kills pykvm",
+    "signals": "a guest's division error, and its movaps of an odd address, kill pykvm",
+    "x87": "fnsave, frstor and fldenv are undefined instructions",
+    "": "two programs kill pykvm",
+}
+
+
+def may_fail(request: pytest.FixtureRequest, there: Guests, name: str) -> None:
+    """Expect the failure of what isn't done yet."""
+    if there.backend == "translate" and name in LEFT:
+        request.node.add_marker(pytest.mark.xfail(reason=LEFT[name]))
+
 
 def lacks(backend: str) -> str:
     """Why this back end can't run a Linux here, or nothing."""
@@ -49,6 +63,7 @@ def here(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 class Guests:
     """What the programs printed in a back end's guests, and how each guest ended."""
 
+    backend: str
     ran: dict[str, Ran]
     boots: list[subprocess.CompletedProcess[str]]
 
@@ -62,18 +77,20 @@ def there(
         pytest.skip(reason)
     names = [*programs, guests.SMOKE]
     folder = tmp_path_factory.mktemp("guest")
-    return Guests(
-        *guests.run_in_guest(request.param, guests.kernel("linux"), names, programs, folder, timeout=LONG)
-    )
+    image = guests.kernel("linux")
+    ran, boots = guests.run_in_guest(request.param, image, names, programs, folder, timeout=LONG)
+    return Guests(request.param, ran, boots)
 
 
 @pytest.mark.parametrize("name", [*guests.PROGRAMS, guests.SMOKE])
-def test_a_program_prints_in_a_guest_what_it_prints_here(name, here, there):
+def test_a_program_prints_in_a_guest_what_it_prints_here(name, here, there, request):
+    may_fail(request, there, name)
     assert name in there.ran, f"{name} wasn't reached:\n{there.boots[-1].stdout[-2000:]}"
     assert guests.differences(here[name], there.ran[name]) == []
 
 
-def test_one_guest_runs_them_all_and_powers_off(there):
+def test_one_guest_runs_them_all_and_powers_off(there, request):
+    may_fail(request, there, "")
     ends = [(done.returncode, done.stdout[-1000:], done.stderr[-1000:]) for done in there.boots]
     assert [status for status, _, _ in ends] == [0], ends
 
