@@ -579,7 +579,7 @@ class TranslatedCpu:
         user, write = argument & 1, argument >> 1
         size = words[W_SIZE] + 1
         rip = self._rip_of(at)
-        if self.mmu.fast and not canonical(gva, 0):
+        if words[W_MODE] & WIDE and not canonical(gva, self.cpu.sregs["cr4"]):
             words[W_RIP] = rip
             self._step()  # it knows whether this is #GP or #SS
             return self._go()
