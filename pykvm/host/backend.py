@@ -63,8 +63,15 @@ def choose(config: MachineConfig) -> Choice:
         return Choice(backend=KVM, why=ASKED)
     asked = asks_for_kvm(config)
     if asked:
-        with Kvm() as kvm:
-            return _only_kvm(ring0_mips(kvm), f"`{asked}` asks for it")
+        try:
+            with Kvm() as kvm:
+                return _only_kvm(ring0_mips(kvm), f"`{asked}` asks for it")
+        except HostError as error:
+            raise HostError(
+                f"{error.what}, and `{asked}` asks for KVM",
+                where=error.where,
+                remedy=f"leave that out, or {error.remedy}" if error.remedy else "leave that out",
+            ) from error
     try:
         with Kvm() as kvm:
             measured = ring0_mips(kvm)

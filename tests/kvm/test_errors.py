@@ -98,6 +98,27 @@ def test_a_missing_or_wrong_dev_kvm_is_told(mounting, words):
     assert words in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize("where", ["/dev/null", "missing"])
+def test_a_machine_that_leaves_the_choice_runs_without_kvm(tmp_path, where):
+    (tmp_path / "code.bin").write_bytes(bytes.fromhex("b007 e6f4"))  # mov al, 7; out 0xf4, al
+    (tmp_path / "machine.yaml").write_text(
+        "memory: 1M\nkernel: {image: code.bin, format: flat, entry: real, load: 0x1000}\n"
+    )
+    mounting = "mount --bind /dev/null /dev/kvm"
+    if where == "missing":
+        mounting = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3"
+    report = tmp_path / "r.json"
+    script = f"{mounting} && exec {' '.join(COMMAND)} boot {tmp_path} --report {report}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 7, done.stderr
+    host = json.loads(report.read_text())["host"]
+    assert host["backend"] == "translate"
+    assert host["why"].startswith("/dev/kvm: ")
+
+
 def test_info_tells_in_words_and_in_json():
     words = pykvm("info")
     assert words.returncode == 0
