@@ -80,9 +80,9 @@ class Watched:
         return int(fields[11]) + int(fields[12])  # utime, stime
 
     def beyond(self, guest: int) -> int:
-        """Resident bytes less the guest's RAM: the smallest mapping that can hold ``guest`` bytes."""
-        total, ram = 0, None
-        size = 0
+        """Resident bytes less the guest's RAM, which is the one mapping of ``guest`` bytes."""
+        total, size = 0, 0
+        of_guest = []
         with open(f"/proc/{self._process.pid}/smaps") as file:
             for line in file:
                 if line.startswith("Size:"):
@@ -90,8 +90,8 @@ class Watched:
                 elif line.startswith("Rss:"):
                     resident = int(line.split()[1]) << 10
                     total += resident
-                    if size >= guest and (ram is None or size < ram[0]):
-                        ram = (size, min(resident, guest))
-        if ram is None:
-            raise Failure(f"no mapping has the guest's {guest} bytes")
-        return total - ram[1]
+                    if size == guest:
+                        of_guest.append(resident)
+        if len(of_guest) != 1:
+            raise Failure(f"{len(of_guest)} mappings have the guest's {guest} bytes, not one")
+        return total - of_guest[0]
