@@ -15,10 +15,11 @@ translated again, a jump to the new block.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from struct import pack
 
-from pykvm.translate.codepage import FPU, PAGE, TIME, USER, WIDE, Block, CodePage
+from pykvm.translate.codepage import FPU, HEAD_SIZE, IDS, PAGE, TIME, USER, WIDE, Block, CodePage
 from pykvm.translate.context import SLOT
 from pykvm.translate.emit import Emitter
 from pykvm.translate.encode import call_slot
@@ -45,7 +46,7 @@ class Form:
         self.emitter = Emitter(lookup, mode & USER, bool(mode & WIDE))
         self.emitter.may_read_time = bool(mode & TIME) and lookup.bmi2
         self.memory: dict[bytes, bytes] = {}
-        self.fpu = bool(mode & FPU)
+        self.fpu = self.emitter.fpu = bool(mode & FPU)
 
 
 class Blocks:
@@ -76,6 +77,8 @@ class Blocks:
         self.generation = 0
         self.pages: dict[tuple[int, int, int], CodePage] = {}
         self.by_id: list[CodePage | None] = [None]
+        self.gpas = array("Q", bytes(8 * IDS))
+        """Of each code page, by its id, where it lies, and 1; 0: there is none."""
         self.at_gpa: dict[int, list[CodePage]] = {}
         self._granules: dict[int, int] = {}
         """Of each page with code, a bit for each GRANULE bytes that blocks may come from."""
@@ -102,6 +105,8 @@ class Blocks:
             self._flag(gpa, False)
         self.pages.clear()
         self.by_id = [None] * len(self.by_id)  # ids are not used again
+        for number in range(min(len(self.by_id), IDS)):
+            self.gpas[number] = 0
         self.at_gpa.clear()
         self._granules.clear()
         self._starts.clear()
@@ -128,6 +133,8 @@ class Blocks:
                 number = kept.id
             page = self.pages[key] = CodePage(number, mode, gva, gpa)
             self.by_id[number] = page
+            if number < len(self.gpas):
+                self.gpas[number] = gpa | 1
             if kept is not None and self.saved is not None:
                 self.saved.fill(kept, page, self)
         return page
@@ -212,9 +219,9 @@ class Blocks:
         return form
 
     def add(self, block: Block, code: bytearray) -> None:
-        """Put a translated block's code, from its entry on, where it belongs."""
+        """Put a translated block's code, from its page check's numbers on, where it belongs."""
         page = block.page
-        at = block.entry - self.base
+        at = block.entry - HEAD_SIZE - self.base
         self.view[at : at + len(code)] = code
         self.used = at + len(code) + 15 & ~15
         self._starts.append(block.body)

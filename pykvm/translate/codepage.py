@@ -12,6 +12,10 @@ M64 = (1 << 64) - 1
 PAGE = 0x1000
 CHECK_SIZE = 20
 """Of the page check, with which a block begins at its entry; then comes its body."""
+HEAD_SIZE = 12
+"""Of what lies before a page check, for the runtime: the page's address and its id."""
+IDS = 1 << 16
+"""Code pages with a smaller id are known to the runtime."""
 STUB = call_slot(SLOT["chain"])
 STUB_SIZE = len(STUB)
 

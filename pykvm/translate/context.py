@@ -79,6 +79,7 @@ SLOT |= _slots(
     "page_flags",  # host address of a byte for each page of RAM: not 0 where writes must be seen
     "page_writers",  # host address of 4 bytes for each page of RAM: see runtime.py, _note_writer
     "walk_page",
+    "code_gpas",  # host address of 8 bytes for each code page: see blocks.py
     "walk_in_code",  # 1: 4-level paging with CR0.WP, which the runtime's walker knows
     "smap",  # CR4.SMAP
     "temporary",
@@ -94,6 +95,7 @@ SLOT |= _slots(
     *("es", "ds", "fs", "gs", "cr2"),  # copies, for code that reads them
     *("star", "lstar", "syscall_mask"),
     "fast_system",  # 1: SYSCALL, SYSRET and IRET to user code may take the short way
+    "bases_forbidden",  # not 0: RDFSBASE and its like are #UD
     "fast_iret",  # 1: IRET within ring 0 may
     *("kernel_cs", "kernel_ss", "user_cs", "user_ss"),
     *("local_log", "global_log", "user_log", "check_log"),  # how many entries each log has

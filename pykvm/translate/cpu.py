@@ -16,8 +16,8 @@ from pykvm.translate import context, features, signals
 from pykvm.translate.blocks import Blocks
 from pykvm.translate.bounce import Bounce
 from pykvm.translate.codepage import FPU, KERNEL_64, PAGE, TIME, USER, USER_64, WIDE, Block, CodePage
-from pykvm.translate.context import ENTRIES, REASONS, SLOT
-from pykvm.translate.lookup import Lookup
+from pykvm.translate.context import REASONS, SLOT
+from pykvm.translate.lookup import Lookup, jump_index
 from pykvm.translate.mmu import Mmu, TranslatedLinear
 from pykvm.translate.msrs import Msrs
 from pykvm.translate.physical import Physical
@@ -158,6 +158,7 @@ class TranslatedCpu:
         self.linear = TranslatedLinear(self.cpu, self._physical, self.mmu)
         words[SLOT["page_flags"] // 8] = self._pin(self.mmu.flags)
         words[SLOT["page_writers"] // 8] = self._pin(self.mmu.writers)
+        words[SLOT["code_gpas"] // 8] = self._pin(self.blocks.gpas)
         self._bounce = Bounce(self.blocks, bounce_at, raw, self._enter_at)
         self._halves[SLOT["host_mxcsr"] >> 2] = 0x1F80
         words[SLOT["mask_31"] // 8], words[SLOT["mask_63"] // 8] = 31, 63
@@ -652,12 +653,12 @@ class TranslatedCpu:
 
     def _remember(self, rip: int, block: Block) -> None:
         """Put ``block`` into the jump cache."""
-        user, at = block.page.mode & USER, rip & ENTRIES - 1
+        user, at = block.page.mode & USER, jump_index(rip)
         self._words[(context.JUMP_TAG[user] >> 3) + at] = -rip & M64
         self._words[(context.JUMP_HOST[user] >> 3) + at] = block.entry
 
     def _is_remembered(self, block: Block) -> bool:
-        tag = (context.JUMP_TAG[block.page.mode & USER] >> 3) + (block.start & ENTRIES - 1)
+        tag = (context.JUMP_TAG[block.page.mode & USER] >> 3) + jump_index(block.start & M64)
         return self._words[tag] == -block.start & M64
 
     def _on_attention(self) -> int:
@@ -681,7 +682,7 @@ class TranslatedCpu:
         if found is None:
             return 0
         if generation == self.blocks.generation and words[W_RIP] == rip:
-            tag = (context.JUMP_TAG[found.page.mode & USER] >> 3) + (rip & ENTRIES - 1)
+            tag = (context.JUMP_TAG[found.page.mode & USER] >> 3) + jump_index(rip)
             if words[tag] == -rip & M64:
                 self._remember(rip, found)
         return found.entry

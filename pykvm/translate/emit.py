@@ -114,6 +114,7 @@ class Emitter:
         self.wide = wide
         self._lookup = lookup
         self.rexable = 8 if wide else 0
+        self.fpu = True  # CR0 and CR4 allow x87 and SSE
         self.may_read_time = False  # RDTSC can be emitted: CR4.TSD doesn't forbid it, and BMI2 is there
 
     def access(self, size: int, access: int) -> bytes:
@@ -126,8 +127,11 @@ class Emitter:
 
     # Operands
 
-    def address(self, p: Parts) -> bytes:
-        """R9 = the linear address of the memory operand; RCX is lost, flags are kept."""
+    def address(self, p: Parts, popped: int = 0) -> bytes:
+        """R9 = the linear address of the memory operand; RCX is lost, flags are kept.
+
+        ``popped``: what is to be added where RSP is the base.
+        """
         code, prefixes = p.code, p.prefixes
         narrow = not self.wide or prefixes & ADDRESS
         segment = prefixes & (FS | GS)
@@ -141,6 +145,7 @@ class Emitter:
                 out = move_number(SCRATCH, displacement & 0xFFFF_FFFF)
         else:
             base, index, shift, displacement = self._effective(p)
+            displacement += popped if base == 4 else 0
             host_base = host_index = -1
             if base >= 0:
                 host = HOST_REGISTER[base]
@@ -365,6 +370,18 @@ class Emitter:
             return out + b"\x4a\x8b\x0c\x09" + store_slot(SCRATCH2, SLOT[f"r{register}"]) + POPPED_8
         return out + bytes((0x4A | host >> 3 << 2, 0x8B, 4 | (host & 7) << 3, 0x09)) + POPPED_8
 
+    def pop_memory(self, p: Parts) -> bytes:
+        """8F /0: an address by RSP counts from RSP as it is after."""
+        if p.prefixes & (OPERAND | LOCK) or p.digit:
+            raise NotTranslated
+        if p.value >= 0xC0:
+            raise NotTranslated
+        size = 8 if self.wide else 4
+        out = STACK_TOP + self.access(size, READ) + (b"\x4e" if self.wide else b"\x46") + b"\x8b\x0c\x09"
+        out += store_slot(SCRATCH, SLOT["temporary"]) + self.address(p, size) + self.access(size, WRITE)
+        out += HOST_ADDRESS + load_slot(SCRATCH2, SLOT["temporary"])
+        return out + (b"\x49" if self.wide else b"\x41") + b"\x89\x09" + (POPPED_8 if self.wide else POPPED_4)
+
     def push_number(self, p: Parts) -> bytes:
         if p.prefixes & (OPERAND | LOCK):
             raise NotTranslated
@@ -471,10 +488,14 @@ class Emitter:
 
     def from_segment(self, p: Parts) -> bytes:
         """8C to a register: the selector, zero-extended."""
-        if p.value < 0xC0 or p.prefixes & (LOCK | OPERAND) or p.digit > 5:
+        if p.value < 0xC0 or p.prefixes & LOCK or p.digit > 5:
             raise NotTranslated
         slot = SLOT[SEGMENTS[p.digit]]
         host = HOST_REGISTER[p.rm]
+        if p.prefixes & OPERAND and not p.rex & 8:
+            if host is None:
+                raise NotTranslated
+            return load_slot(SCRATCH2, slot) + b"\x66" + register_register(0x89, 0, SCRATCH2, host)
         if host is None:
             return load_slot(SCRATCH, slot) + store_slot(SCRATCH, SLOT[f"r{p.rm}"])
         return load_slot(host, slot)
@@ -564,6 +585,7 @@ def _actions() -> list[Action | None]:
         table[0x1C8 | register] = Emitter.swap_bytes
     table[0x63] = Emitter.sign_extend_double
     table[0x68] = table[0x6A] = Emitter.push_number
+    table[0x8F] = Emitter.pop_memory
     table[0x8C] = Emitter.from_segment
     table[0x8D] = Emitter.lea
     table[0xC9] = Emitter.leave

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from struct import pack
 
-from pykvm.translate.context import SLOT
-from pykvm.translate.decode import ADDRESS, FS, GS, LOCK, OPERAND, REPEAT
+from pykvm.translate import emit_vector
+from pykvm.translate.context import HOST_REGISTER, SLOT
+from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND, REPEAT
 from pykvm.translate.emit import HOST_ADDRESS, Emitter, NotTranslated, Parts
-from pykvm.translate.encode import call_slot, load_slot, store_byte, store_number, store_slot
+from pykvm.translate.encode import call_slot, load_slot, register_register, store_byte, store_number, store_slot
 from pykvm.translate.operands import READ, WRITE
 
 TYPE_CHECKING = False
@@ -112,8 +113,38 @@ def group_0f01(e: Emitter, p: Parts) -> bytes:
 
 
 def base_register(e: Emitter, p: Parts) -> bytes:
-    """F3 0F AE /0 to /3: RDFSBASE, RDGSBASE; the writes check and are the interpreter's."""
-    raise NotTranslated
+    """F3 0F AE /0 to /3: RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE."""
+    if not e.wide or p.prefixes & (LOCK | OPERAND | F2) or p.value < 0xC0:
+        raise NotTranslated
+    leave = _here(p) + call_slot(SLOT["interpret"])
+    out = load_slot(1, SLOT["bases_forbidden"]) + b"\xe3" + bytes((len(leave),)) + leave
+    slot = SLOT["gs_base" if p.digit & 1 else "fs_base"]
+    host = HOST_REGISTER[p.rm]
+    if p.digit < 2:
+        out += load_slot(9, slot) + (b"" if p.rex & 8 else b"\x45\x89\xc9")  # mov r9d, r9d
+        return out + (store_slot(9, SLOT[f"r{p.rm}"]) if host is None else register_register(0x8B, 8, host, 9))
+    out += load_slot(9, SLOT[f"r{p.rm}"]) if host is None else register_register(0x8B, 8, 9, host)
+    return out + (b"" if p.rex & 8 else b"\x45\x89\xc9") + store_slot(9, slot)
+
+
+def fpu_state(e: Emitter, p: Parts) -> bytes:
+    """0F AE: with F3 the bases of FS and GS, else the state of x87 and SSE."""
+    if p.prefixes & F3 and p.digit < 4:
+        return base_register(e, p)
+    if not e.fpu:
+        raise NotTranslated
+    return emit_vector.state(e, p)
+
+
+def read_control(e: Emitter, p: Parts) -> bytes:
+    """MOV r64, CR2; of the others the interpreter knows more."""
+    _ring0_64(e, p)
+    if p.digit != 2 or p.rex & 4:
+        raise NotTranslated
+    host = HOST_REGISTER[p.rm]
+    if host is None:
+        return load_slot(9, SLOT["cr2"]) + store_slot(9, SLOT[f"r{p.rm}"])
+    return load_slot(host, SLOT["cr2"])
 
 
 def string(e: Emitter, p: Parts) -> bytes:
@@ -175,13 +206,9 @@ def _once(e: Emitter, kind: int, size: int, host: bytes) -> bytes:
     )  # fmt: skip
 
 
-def flush_hint(e: Emitter, p: Parts) -> bytes:
-    raise NotTranslated
-
-
 def _actions() -> dict[int, Action]:
     table: dict[int, Action] = {0xFA: cli, 0xFB: sti, 0x9C: pushf, 0x9D: popf, 0x131: read_time_stamp}
-    table |= {0x101: group_0f01}
+    table |= {0x101: group_0f01, 0x1AE: fpu_state, 0x120: read_control}
     table |= dict.fromkeys((0xE4, 0xE5, 0xE6, 0xE7, 0xEC, 0xED, 0xEE, 0xEF), port)
     table |= dict.fromkeys((0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF), string)
     return table

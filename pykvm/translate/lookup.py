@@ -13,11 +13,19 @@ from __future__ import annotations
 from struct import pack
 
 from pykvm.translate.context import JUMP_HOST, JUMP_TAG, SLOT, TLB_ADDEND, TLB_READ, TLB_WRITE
-from pykvm.translate.encode import call_slot
+from pykvm.translate.encode import call_slot, store_slot
 
 _INDEX = bytes.fromhex("c4c3fbf0c90c 0fb7c9")  # rorx rcx, r9, 12; movzx ecx, cx
 _LOAD = b"\x48\x8b\x8c\xcc"  # mov rcx, [rsp + rcx*8 + ...]
 _SHIFT = bytes.fromhex("c4e2dbf7c9")  # shrx rcx, rcx, rsp: by 16
+# rorx rcx, r9, 16; lea rcx, [rcx + r9]; movzx ecx, cx
+_JUMP_INDEX = bytes.fromhex("c4c3fbf0c910 4a8d0c09 0fb7c9")
+# mov [rsp + ...], r9; movzx ecx, word [rsp + ... + 2]; lea rcx, [rcx + r9]; movzx ecx, cx
+_JUMP_INDEX_SLOW = (
+    store_slot(9, SLOT["temporary"])
+    + b"\x0f\xb7\x8c\x24" + pack("<i", SLOT["temporary"] + 2)
+    + bytes.fromhex("4a8d0c09 0fb7c9")
+)  # fmt: skip
 _CHECK_ATTENTION = (
     bytes((0x48, 0x8B, 0x4C, 0x24, SLOT["attention"])) + b"\xe3\x04" + call_slot(SLOT["leave_for_attention"])
 )
@@ -57,14 +65,21 @@ class Lookup:
 
     def _make_jump(self, user: int) -> bytes:
         miss = call_slot(SLOT["jump_miss"])
+        index = _JUMP_INDEX if self.bmi2 else _JUMP_INDEX_SLOW
         return (
             _CHECK_ATTENTION_JUMP
-            + b"\x41\x0f\xb7\xc9"  # movzx ecx, r9w
+            + index
             + _LOAD + pack("<i", JUMP_TAG[user])
             + b"\x4a\x8d\x0c\x09"  # lea rcx, [rcx + r9]
             + b"\xe3" + bytes((len(miss),)) + miss
-            + b"\x41\x0f\xb7\xc9\xff\xa4\xcc" + pack("<i", JUMP_HOST[user])  # jmp [rsp + rcx*8 + ...]
+            + index
+            + b"\xff\xa4\xcc" + pack("<i", JUMP_HOST[user])  # jmp [rsp + rcx*8 + ...]
         )  # fmt: skip
+
+
+def jump_index(rip: int) -> int:
+    """The entry of the jump cache for ``rip``, as the emitted code finds it."""
+    return rip + (rip >> 16) & 0xFFFF
 
 
 # An indirect jump that finds something waiting leaves as one that isn't known: Python looks at both.

@@ -16,6 +16,7 @@ from pykvm.x86.paging import FETCH, PTE_D, PTE_G, PTE_PS, PTE_US, PTE_XD, READ, 
 from pykvm.x86.registers import (
     CR0_PG,
     CR0_WP,
+    CR4_FSGSBASE,
     CR4_LA57,
     CR4_PGE,
     CR4_SMAP,
@@ -119,6 +120,7 @@ class Mmu:
         words[_WORD["reserved_bits"]] = reserved
         words[_WORD["global_mask"]] = PTE_G if cr4 & CR4_PGE else 0
         words[_WORD["smap"]] = int(bool(cr4 & CR4_SMAP))
+        words[_WORD["bases_forbidden"]] = int(not cr4 & CR4_FSGSBASE)
         cpu.commit_cr3()
 
     # Walks

@@ -10,6 +10,7 @@ An address of a routine is absolute, in the context: emitted blocks hold none, a
 from __future__ import annotations
 
 from pykvm.translate import context
+from pykvm.translate.codepage import CHECK_SIZE, HEAD_SIZE, IDS
 from pykvm.translate.context import EVENT, REGISTER_SLOT, SLOT
 from pykvm.translate.encode import (
     ADD, AND, CMP, OR, R8, R9, R10, R11, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, SAR, SHL, SHR, SUB, XOR,
@@ -46,7 +47,7 @@ class Runtime:
             self._exit(name, reason)
         for name, reason in (
             *(("chain", "chain"), ("jump_miss", "jump"), ("leave_for_attention", "attention")),
-            *(("page_check", "page-check"), ("stale", "stale"), ("interpret", "interpret"), ("sti", "sti")),
+            *(("stale", "stale"), ("interpret", "interpret"), ("sti", "sti")),
             *(("do_port_out", "port-out"), ("do_port_in", "port-in"), ("do_bounce", "bounce")),
         ):
             self.entries[name] = asm.address(f"exit-{reason}")
@@ -61,6 +62,7 @@ class Runtime:
                 self._walker(user, write)
                 for size in context.MISS_SIZES:
                     self._slow_lookup(user, write, size)
+        self._page_checks()
         self._flags()
         self._tlb()
         self._strings()
@@ -209,6 +211,17 @@ class Runtime:
         asm.alu_number(ADD, RAX, 1)
         asm.alu_number(CMP, RAX, 1)
         asm.jump_if("a", slow)
+        self._walk(place, slow)
+        self._fill(user, write, slow)
+        asm.label(slow)
+        self._restore(*_SAVED)
+        self._restore_flags()
+        asm.set(slot("argument"), user | write << 1)
+        asm.jump("then-miss")
+
+    def _walk(self, place: str, slow: str, fetch: bool = False) -> None:
+        """Find the leaf entry for R9: to RCX, its place to R8, all entries' AND to RBX, the page to RDX."""
+        asm = self.asm
         asm.mov(RDX, slot("cr3"))
         asm.set(RBX, -1)
         for shift in (39, 30, 21, 12):
@@ -222,6 +235,9 @@ class Runtime:
             asm.jump_if("z", slow)
             asm.op(0x85, RCX, slot("reserved_bits"))  # test
             asm.jump_if("nz", slow)
+            if fetch:
+                asm.alu(OR, RCX, RCX)
+                asm.jump_if("s", slow)  # XD
             self._mark(PTE_A, slow)
             asm.alu(AND, RBX, RCX)
             if shift > 12:
@@ -231,8 +247,7 @@ class Runtime:
             asm.shift(SHL, RDX, 12)
             asm.shift(SHR, RDX, 24)
             asm.shift(SHL, RDX, 12)
-        asm.label(f"leaf-{place}")
-        self._fill(user, write, slow)
+        asm.jump(f"leaf-{place}")
         for shift in (30, 21):
             asm.label(f"large-{shift}-{place}")
             asm.test(RCX, (1 << shift) - 1 & ~0x1FFF)  # reserved
@@ -249,11 +264,58 @@ class Runtime:
             asm.load_word(RAX, RAX)
             asm.set_byte(Mem(RSP, context.LARGE, RAX), 1)
             asm.jump(f"leaf-{place}")
-        asm.label(slow)
+        asm.label(f"leaf-{place}")
+
+    def _page_checks(self) -> None:
+        """A page check that failed: whether the page is mapped to where its code comes from all the same.
+
+        Before the check, whose call comes back here, lie the page's address and its id (codepage.py).
+        """
+        asm = self.asm
+        self.entries["page_check"] = asm.here
+        asm.pop_to(slot("return"))
+        self._save_flags()
+        self._save(*_SAVED)
+        asm.mov(RAX, slot("return"))
+        asm.mov(R9, Mem(RAX, -CHECK_SIZE - HEAD_SIZE))
+        asm.mov(RAX, Mem(RAX, -CHECK_SIZE - HEAD_SIZE + 8), wide=False)
+        asm.mov(slot("walk_page"), RAX)
+        asm.op(0x83, 7, slot("walk_in_code"))
+        asm.raw("00")
+        asm.jump_if("e", "check-slow")
+        asm.alu_number(CMP, RAX, IDS)
+        asm.jump_if("ae", "check-slow")
+        self._walk("check", "check-slow", fetch=True)
+        asm.test_byte(slot("mode"), 1)
+        asm.jump_if("nz", "check-user")
+        asm.test(RBX, PTE_US)
+        asm.jump_if("nz", "check-slow")
+        asm.jump("check-allowed")
+        asm.label("check-user")
+        asm.test(RBX, PTE_US)
+        asm.jump_if("z", "check-slow")
+        asm.label("check-allowed")
+        asm.mov(RAX, slot("walk_page"))
+        asm.mov(RSI, slot("code_gpas"))
+        asm.alu_number(OR, RDX, 1)
+        asm.alu(CMP, RDX, Mem(RSI, 0, RAX, 8))
+        asm.jump_if("ne", "check-slow")
+        asm.mov(RDX, RAX)
+        asm.mov(RAX, R9)
+        asm.shift(SHR, RAX, 12)
+        asm.load_word(RAX, RAX)
+        asm.mov(Mem(RSP, context.PAGE_CHECKS, RAX, 4), RDX, wide=False)
+        asm.op(0x85, RCX, slot("global_mask"))
+        asm.jump_if("nz", "check-done")
+        self._log("check_log", context.CHECK_LOG)
+        asm.label("check-done")
         self._restore(*_SAVED)
         self._restore_flags()
-        asm.set(slot("argument"), user | write << 1)
-        asm.jump("then-miss")
+        asm.jump_to(slot("return"))
+        asm.label("check-slow")
+        self._restore(*_SAVED)
+        self._restore_flags()
+        asm.jump("then-page-check")
 
     def _fill(self, user: int, write: int, slow: str) -> None:
         """RCX is the leaf entry, at R8; RBX all entries' AND; RDX the page: into the TLB, and back."""

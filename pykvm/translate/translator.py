@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import pack
 
 from pykvm.translate import emit, emit_system, emit_vector
-from pykvm.translate.codepage import CHECK_SIZE, M64, PAGE, STUB, STUB_SIZE, WIDE, Block
+from pykvm.translate.codepage import CHECK_SIZE, HEAD_SIZE, M64, PAGE, STUB, STUB_SIZE, WIDE, Block
 from pykvm.translate.context import PAGE_CHECKS, SLOT
 from pykvm.translate.control import JUMPS
 from pykvm.translate.decode import Undecoded, decode
@@ -29,15 +29,16 @@ for _table in (emit_vector.ACTIONS, emit_system.ACTIONS):
     for _opcode, _action in _table.items():
         ACTIONS[_opcode] = _action
 PLACED = frozenset(
-    (0xFB, 0x9D, *range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0xA4, 0xA8), *range(0xAA, 0xB0))
+    (0xFB, 0x9D, 0x1AE, *range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0xA4, 0xA8), *range(0xAA, 0xB0))
 )
 """Opcodes whose code says where the instruction is, and so isn't remembered."""
 
 
 def page_check(page: CodePage) -> bytes:
-    """Whether ``page`` is still what is mapped there: CHECK_SIZE bytes."""
+    """Whether ``page`` is still what is mapped there: HEAD_SIZE bytes of numbers, CHECK_SIZE of code."""
     slot = PAGE_CHECKS + 4 * (page.gva >> 12 & 0xFFFF)
     return (
+        pack("<QI", page.gva, page.id) +
         b"\x8b\x8c\x24" + pack("<i", slot)  # mov ecx, [rsp + ...]
         + b"\x8d\x89" + pack("<i", -page.id)  # lea ecx, [rcx - id]
         + b"\x67\xe3\x04" + call_slot(SLOT["page_check"])  # jecxz
@@ -57,7 +58,7 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
     code = bytes(blocks.source(page.gpa)[offset : offset + LONGEST * LONGEST_INSTRUCTION])
     room = PAGE - offset
     mask = M64 if wide else 0xFFFF_FFFF
-    block = Block(page, offset, blocks.base + blocks.used + CHECK_SIZE)
+    block = Block(page, offset, blocks.base + blocks.used + HEAD_SIZE + CHECK_SIZE)
     parts = [page_check(page)]
     add, jumps, hosts, guests = parts.append, block.jumps, block.hosts, block.guests
     size = at = count = 0
@@ -85,7 +86,7 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
                 if block.spill is None and (second := blocks.second(page)) is not None:
                     block.spill = second
                     code += bytes(blocks.source(second.gpa)[:LONGEST_INSTRUCTION])
-                    piece = page_check(second)
+                    piece = b"\xeb" + bytes((HEAD_SIZE,)) + page_check(second)
                     add(piece)
                     size += len(piece)
                     continue
@@ -100,7 +101,7 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
                         jumps += [(size + place, target) for place, target in targets]
                     else:
                         action = ACTIONS[opcode]
-                        if action is None or (not form.fpu and opcode in emit_vector.ACTIONS):
+                        if action is None or (not form.fpu and opcode in emit_vector.ACTIONS and opcode != 0x1AE):
                             raise NotTranslated
                         piece = action(emitter, p)
                         if opcode not in PLACED and not (modrm < immediate and p.rip_relative):
@@ -135,6 +136,7 @@ def _finish(blocks: Blocks, block: Block, parts: list[bytes], size: int) -> None
         size += STUB_SIZE
     code = bytearray().join(parts)
     for place, distance in distances:
-        code[CHECK_SIZE + place : CHECK_SIZE + place + 4] = pack("<i", distance)
+        at = HEAD_SIZE + CHECK_SIZE + place
+        code[at : at + 4] = pack("<i", distance)
     block.end = body + size
     blocks.add(block, code)
