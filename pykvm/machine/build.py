@@ -78,16 +78,14 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
     for index in range(config.cpus.count):
         vcpu = vm.create_vcpu(index)
         asked = cpuid.for_vcpu(entries, index, config.cpus.count)
-        cpu: KvmCpu
-        if own is None:
-            cpu = KvmCpu(vcpu, ports, mmio, memory, machine.lock)
-            machine.add_cpu(cpu)
-        else:
-            cpu = user_cpu = UserInterruptCpu(vcpu, ports, mmio, memory, machine.lock)
-            user_cpu.kick = machine.add_cpu(cpu).kick
-            # Its timer has no TSC to look at: CPUID offers no deadline.
-            user_cpu.connect(own.add_apic(index, user_cpu, asked, lambda: 0, TIMER_HZ))
+        kind = KvmCpu if own is None else UserInterruptCpu
+        cpu = kind(vcpu, ports, mmio, memory, machine.lock)
+        thread = machine.add_cpu(cpu)
         vcpu.set_cpuid(cpuid_table(asked))
+        if own is not None and isinstance(cpu, UserInterruptCpu):
+            cpu.kick = thread.kick
+            # The APIC's timer has no TSC to look at: CPUID offers no deadline.
+            cpu.connect(own.add_apic(index, cpu, asked, lambda: 0, TIMER_HZ))
         if index == 0:
             machine.cpuid_asked, machine.cpuid_seen = asked, cpuid_entries(vcpu, "KVM_GET_CPUID2")
             cpu.load(plan.entry.state)

@@ -148,7 +148,7 @@ def _given_up(cpu: Cpu, code: bytes) -> Cause:
     return verdict.crash(
         "internal-error",
         f"this host's KVM can't carry out an instruction of the guest, nor can pykvm: {shown}",
-        "run the guest where KVM has hardware virtualization (`pykvm info` tells)",
+        "run the guest by translation (`--set backend=translate`)",
         rip=rip,
         code=code.hex(),
     )

@@ -199,6 +199,7 @@ class UserInterruptCpu(KvmCpu):
         with self._lock:
             nmi, init, sipi = self._nmi, self._init, self._sipi
             self._nmi, self._init, self._sipi = False, False, None
+        self._halted = False
         if init or sipi is not None:
             self.settle()
             where = RESET_VECTOR if sipi is None else (sipi << 8, sipi << 12, 0)
@@ -232,6 +233,8 @@ class UserInterruptCpu(KvmCpu):
     # State
 
     def state(self) -> dict[str, Any]:
+        if self._nmi or self._init or self._sipi is not None:
+            self._do_as_told()  # so that it is in KVM's part of the state
         return {**super().state(), "mp_state": HALTED if self._halted else RUNNABLE}
 
     def load(self, state: dict[str, Any]) -> None:

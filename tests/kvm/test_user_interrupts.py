@@ -196,6 +196,8 @@ def test_a_machine_goes_on_in_another_vm_in_the_middle_of_its_work(tmp_path):
         assert 7 <= so_far < 20
         devices = deepcopy({name: device.save() for name, device in first.devices.items()})
         cpu = first.cpus[0].cpu.state()
+        first.stop()
+        first.drain(60)
         memories[1].write(0, memories[0].read(0, memories[0].ram_size))
         for name, state in devices.items():
             second.devices[name].load(state)
@@ -203,6 +205,8 @@ def test_a_machine_goes_on_in_another_vm_in_the_middle_of_its_work(tmp_path):
         second.start()
         second.resume()
         cause = second.wait(lambda: None)
+        second.stop()
+        second.drain(60)
         assert cause.outcome == "poweroff"
         assert bytes(printed).startswith(b"." * 20 + b"\r\n20 ticks")
     finally:
