@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,27 +17,32 @@ COMMAND = [sys.executable, "-m", "pykvm", "boot"]
 LONG = 300  # seconds; the lab is slow
 PIECE = 3000
 LINE = bytes(range(33, 127)) + b"\r\n"
-COUNT = 2100
-TEXT = LINE * COUNT  # 200 KB: several times what a pipe and we together hold
+# Each byte is an exit, and that takes half a millisecond in the lab: so the pipes are small, and the texts
+# little longer than what they and we (64 KiB) together hold.
+PIPE = 4096
+F_SETPIPE_SZ = 1031  # <linux/fcntl.h>
+COUNT = 800
+TEXT = LINE * COUNT  # 75 KB
 
 # All segments begin where the code does; LINE is at 0x100 of it.
 LINE_AT = 0x100
 FIFO = 16  # bytes that a 16550A takes at once
 OFF = "ba0406 b80034 ef f4"  # S5 to PM1_CNT, and halt
-# For each of COUNT lines and each FIFO of it: wait for LSR.THRE, fill the FIFO. With a loop over bytes the
-# lab, where an exit takes half a millisecond, would be at it for minutes.
+# For each of COUNT lines and each FIFO of it: wait for LSR.THRE, fill the FIFO. Whoever wants to know that it
+# had to wait gives it a com2, to which it then writes.
 POLLING = f"""
     bafa03 b001 ee          ; mov dx, FCR; mov al, 1; out dx, al
     31ff                    ; xor di, di
     be0001 bb{len(LINE) // FIFO:02x}00   ; mov si, LINE; mov bx, FIFOs in a line
     bafd03                  ; mov dx, LSR
-    ec a820 74fb            ; in al, dx; test al, 20h; jz
+    ec a820 7506            ; in al, dx; test al, 20h; jnz
+    baf802 ee ebf2          ; mov dx, 2f8h; out dx, al; jmp
     b9{FIFO:02x}00 baf803 f36e    ; mov cx, 16; mov dx, THR; rep outsb
-    4b 75ed                 ; dec bx; jnz
-    47 81ff{COUNT & 255:02x}{COUNT >> 8:02x} 72e0   ; inc di; cmp di, COUNT; jb
+    4b 75e7                 ; dec bx; jnz
+    47 81ff{COUNT & 255:02x}{COUNT >> 8:02x} 72da   ; inc di; cmp di, COUNT; jb
     {OFF}
 """
-FEW = 800  # lines, 75 KB: more than a pipe holds, and less than a pipe and we together
+FEW = 150  # lines, 14 KB: more than the pipe holds, and less than pipe and we together
 POLLING_FEW = POLLING.replace(f"81ff{COUNT & 255:02x}{COUNT >> 8:02x}", f"81ff{FEW & 255:02x}{FEW >> 8:02x}")
 POLL, FOR_EVER = "7", "0xffffffff"  # the system call's number, and its third argument
 
@@ -53,7 +59,7 @@ def machine(tmp_path):
         (tmp_path / "code.bin").write_bytes(code(listing).ljust(LINE_AT, b"\xf4") + LINE)
         file = tmp_path / "machine.yaml"
         file.write_text(
-            "memory: 1M\npit: none\n"
+            "memory: 1M\npit: none\nbackend: kvm\n"
             f"kernel: {{image: code.bin, format: flat, entry: real, load: 0x1000}}\n{more}"
         )
         return file
@@ -62,16 +68,18 @@ def machine(tmp_path):
 
 
 def start(file: Path, *options: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [*COMMAND, str(file), *options],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    reader, writer = os.pipe()
+    assert ctypes.CDLL(None).fcntl(writer, F_SETPIPE_SZ, PIPE) == PIPE
+    child = subprocess.Popen(
+        [*COMMAND, str(file), *options], stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE
     )
+    os.close(writer)
+    child.stdout = os.fdopen(reader, "rb", buffering=0)
+    return child
 
 
 def read_slowly(child: subprocess.Popen[bytes]) -> bytes:
-    """Less than a pipe holds at a time, and always after the guest has had to wait."""
+    """Less than the pipe holds at a time."""
     assert child.stdout is not None
     read = bytearray()
     while piece := os.read(child.stdout.fileno(), PIECE):
@@ -95,8 +103,19 @@ def wait_until_it_waits_for_a_reader(child: subprocess.Popen[bytes]) -> None:
             call = (process / "syscall").read_text().split()
 
 
-def test_a_slow_reader_gets_every_byte_of_a_guest_that_polls(machine):
-    child = start(machine(POLLING))
+def test_a_slow_reader_gets_every_byte_of_a_guest_that_polls(machine, tmp_path):
+    waited = tmp_path / "waited"
+    waited.touch()
+    child = start(
+        machine(
+            POLLING,
+            "devices: [{serial: {port: com1, to: terminal}}, "
+            f"{{serial: {{port: com2, to: {waited}}}}}]\n",
+        )
+    )
+    while not waited.stat().st_size:  # all is full
+        assert child.poll() is None
+        time.sleep(0.02)
     assert read_slowly(child) == TEXT
     assert (child.wait(LONG), child.stderr.read()) == (0, b"")
 
