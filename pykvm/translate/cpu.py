@@ -17,6 +17,7 @@ from pykvm.translate.blocks import Blocks
 from pykvm.translate.bounce import Bounce
 from pykvm.translate.codepage import FPU, KERNEL_64, PAGE, TIME, USER, USER_64, WIDE, Block, CodePage
 from pykvm.translate.context import REASONS, SLOT
+from pykvm.translate.delivery import Delivery
 from pykvm.translate.lookup import Lookup, jump_index
 from pykvm.translate.mmu import Mmu, TranslatedLinear
 from pykvm.translate.msrs import Msrs
@@ -25,7 +26,7 @@ from pykvm.translate.runtime import Runtime
 from pykvm.translate.state import ContextCpu
 from pykvm.translate.store import Store
 from pykvm.x86 import cpuid, entry
-from pykvm.x86.exceptions import DB, DE, GP, MF, UD, XM, Fault
+from pykvm.x86.exceptions import DB, DE, FAULTS, GP, MF, UD, XM, Fault
 from pykvm.x86.execute.fetch import step
 from pykvm.x86.execute.interrupts import EXTERNAL, deliver, raise_exception
 from pykvm.x86.paging import FETCH, WRITE, canonical
@@ -159,6 +160,7 @@ class TranslatedCpu:
         words[SLOT["page_flags"] // 8] = self._pin(self.mmu.flags)
         words[SLOT["page_writers"] // 8] = self._pin(self.mmu.writers)
         words[SLOT["code_gpas"] // 8] = self._pin(self.blocks.gpas)
+        self._delivery = Delivery(self.cpu, self.mmu, words, self._physical.low_words)
         self._bounce = Bounce(self.blocks, bounce_at, raw, self._enter_at)
         self._halves[SLOT["host_mxcsr"] >> 2] = 0x1F80
         words[SLOT["mask_31"] // 8], words[SLOT["mask_63"] // 8] = 31, 63
@@ -309,6 +311,8 @@ class TranslatedCpu:
 
     def _interrupt(self, vector: int) -> None:
         cpu = self.cpu
+        if self._delivery.deliver(vector, None, None, resume=False):
+            return
         cpu.refresh()
         try:
             deliver(cpu, self.linear, vector, None, EXTERNAL)
@@ -319,6 +323,8 @@ class TranslatedCpu:
     def _raise(self, fault: Fault) -> None:
         """Give the guest an exception; RIP is in the context."""
         cpu = self.cpu
+        if self._delivery.deliver(fault.vector, fault.error, fault.cr2, resume=fault.vector in FAULTS):
+            return
         cpu.refresh()
         if not raise_exception(cpu, self.linear, fault):
             raise Crash(str(fault))

@@ -88,7 +88,7 @@ class Mmu:
         words[_WORD["guest_high"]] = high.hva if high is not None else 0
         words[_WORD["high_size"]] = self.high_end - FOUR_GIB
         words[_WORD["low_pages"]] = self.low_pages
-        self._low_hva, self._high_hva = low.hva, high.hva if high is not None else 0
+        self.low_hva, self._high_hva = low.hva, high.hva if high is not None else 0
         self.fast = False
         self.forget()
 
@@ -104,7 +104,7 @@ class Mmu:
 
     def host(self, gpa: int) -> int:
         """The host's address of RAM."""
-        return self._low_hva + gpa if gpa < FOUR_GIB else self._high_hva + gpa - FOUR_GIB
+        return self.low_hva + gpa if gpa < FOUR_GIB else self._high_hva + gpa - FOUR_GIB
 
     # Modes
 
@@ -131,6 +131,9 @@ class Mmu:
             found = self._quick(gva, access, user, implicit)
             if found is not None:
                 return found
+            error = self._quick_fault(gva, access, user)
+            if error >= 0:
+                raise Fault(PF, error, gva)
         cpu = self._cpu
         cpu.refresh()
         sregs = cpu.sregs
@@ -171,7 +174,9 @@ class Mmu:
                 return None
             together &= entry
             no_execute |= entry
-            if shift in (30, 21) and entry & PTE_PS:
+            if shift > 12 and entry & PTE_PS:
+                if shift == 39:
+                    return None  # reserved
                 large = True
                 size = 1 << shift
                 if entry & (size - 1 & ~0x1FFF):
@@ -197,6 +202,29 @@ class Mmu:
             return None
         is_global = bool(entry & self._words[_WORD["global_mask"]])
         return Page(gpa, is_global, large, bool(together & PTE_US), bool(together & 2 and entry & PTE_D))
+
+    def _quick_fault(self, gva: int, access: int, user: bool) -> int:
+        """The error code of the two page faults that are no errors: nothing is there, or it is to be copied."""
+        memory, end, words = self._physical.low_words, self.low_end, self._words
+        table = words[_WORD["cr3"]]
+        reserved = words[_WORD["reserved_bits"]]
+        code = (2 if access == WRITE else 0) | (4 if user else 0)
+        if access == FETCH:
+            code |= 16 if not reserved >> 63 or self._cpu.sregs["cr4"] & CR4_SMEP else 0
+        together = M64
+        for shift in (39, 30, 21, 12):
+            if table >= end:
+                return -1
+            entry = memory[(table >> 3) + (gva >> shift & 511)]
+            if not entry & 1:
+                return code
+            if entry & reserved or entry & PTE_PS and shift > 12:
+                return -1
+            together &= entry
+            table = entry & FRAME
+        if access == WRITE and not together & 2 and user and together & PTE_US:
+            return code | 1
+        return -1
 
     # The TLB
 
