@@ -196,7 +196,11 @@ class Mmu:
         elif user:
             if not together & PTE_US:
                 return None
-        elif together & PTE_US and self._words[_WORD["smap"]] and (implicit or not self._words[_WORD["access_flag"]]):
+        elif (
+            together & PTE_US
+            and self._words[_WORD["smap"]]
+            and (implicit or not self._words[_WORD["access_flag"]])
+        ):
             return None
         if access == WRITE and not (together & 2 and entry & PTE_D):
             return None
@@ -218,7 +222,7 @@ class Mmu:
             entry = memory[(table >> 3) + (gva >> shift & 511)]
             if not entry & 1:
                 return code
-            if entry & reserved or entry & PTE_PS and shift > 12:
+            if entry & reserved or (entry & PTE_PS and shift > 12):
                 return -1
             together &= entry
             table = entry & FRAME
@@ -247,7 +251,9 @@ class Mmu:
             self.writers[number] = entry if known in (0, entry) else SEVERAL
         if page.large:
             self._raw[context.LARGE + (gva >> 21 & 0xFFFF)] = 1
-        log, start_of = ("global_log", context.GLOBAL_LOG) if page.is_global else ("local_log", context.LOCAL_LOG)
+        log, start_of = (
+            ("global_log", context.GLOBAL_LOG) if page.is_global else ("local_log", context.LOCAL_LOG)
+        )
         self._log(log, start_of, at + 3 * ENTRIES * user)
         if not user and page.user and words[_WORD["smap"]]:
             self._log("user_log", context.USER_LOG, at)
