@@ -71,9 +71,10 @@ class Bounce:
         vector = opcode in VECTOR_ACTIONS
         if not vector and (opcode not in INTEGER or opcode == 0xFF):
             return False
-        if modrm >= immediate or (gva is None and code[modrm] < 0xC0):
-            if not (gva is None and vector and modrm >= immediate):
-                return False
+        if modrm >= immediate and not (gva is None and vector):
+            return False
+        if modrm < immediate and gva is None and code[modrm] < 0xC0:
+            return False
         state, rip = cpu.cpu, cpu._words[SLOT["rip"] // 8]
         if vector and opcode not in (0x2F0, 0x2F1):
             cr0 = state.sregs["cr0"]

@@ -170,4 +170,6 @@ REASONS = (
     "event",  # a routine asks Python to finish its work
     "bounce",  # one instruction was done on the bounce buffer
 )
-MISS, INTERPRET, CHAIN, JUMP, ATTENTION, PAGE_CHECK, STALE, STI, SIGNAL, PORT_OUT, PORT_IN, EVENT, BOUNCE = range(13)
+MISS, INTERPRET, CHAIN, JUMP, ATTENTION, PAGE_CHECK, STALE, STI, SIGNAL, PORT_OUT, PORT_IN, EVENT, BOUNCE = (
+    range(13)
+)

@@ -12,7 +12,14 @@ from pykvm.translate import emit_system
 from pykvm.translate.context import HOST_REGISTER, SCRATCH, SLOT
 from pykvm.translate.decode import ADDRESS, LOCK, OPERAND
 from pykvm.translate.emit import STACK_TOP, Emitter, NotTranslated, Parts
-from pykvm.translate.encode import call_slot, load_slot, move_number, register_register, store_number, store_slot
+from pykvm.translate.encode import (
+    call_slot,
+    load_slot,
+    move_number,
+    register_register,
+    store_number,
+    store_slot,
+)
 from pykvm.translate.lookup import CHECK_ATTENTION
 from pykvm.translate.operands import READ
 
@@ -87,7 +94,12 @@ def _group5(e: Emitter, p: Parts, mask: int) -> Jump:
         else:
             code += register_register(0x8B, e.rexable, SCRATCH, host)
     else:
-        code = e.address(p) + e.access(8 if e.wide else 4, READ) + (b"\x4e" if e.wide else b"\x46") + b"\x8b\x0c\x09"
+        code = (
+            e.address(p)
+            + e.access(8 if e.wide else 4, READ)
+            + (b"\x4e" if e.wide else b"\x46")
+            + b"\x8b\x0c\x09"
+        )
         if digit == 2:
             code += store_slot(SCRATCH, SLOT["temporary"]) + e.push_value(p.after & mask)
             code += load_slot(SCRATCH, SLOT["temporary"])
@@ -116,7 +128,9 @@ def _routine(name: str) -> Action:
         if name == "syscall":
             if not e.user:
                 raise NotTranslated
-            code = store_number(SLOT["rip"], p.after - len(p.code) & M64) + move_number(SCRATCH, p.after & M64)
+            code = store_number(SLOT["rip"], p.after - len(p.code) & M64) + move_number(
+                SCRATCH, p.after & M64
+            )
         else:
             if e.user or not p.rex & 8:
                 raise NotTranslated
@@ -132,7 +146,9 @@ def _move_control(e: Emitter, p: Parts, mask: int) -> Jump:
         raise NotTranslated
     host = HOST_REGISTER[p.rm]
     code = store_number(SLOT["rip"], p.after - len(p.code) & M64)
-    code += load_slot(SCRATCH, SLOT[f"r{p.rm}"]) if host is None else register_register(0x8B, 8, SCRATCH, host)
+    code += (
+        load_slot(SCRATCH, SLOT[f"r{p.rm}"]) if host is None else register_register(0x8B, 8, SCRATCH, host)
+    )
     code += call_slot(SLOT["do_cr3_write"])
     return _go_on(e, code, p)
 
@@ -153,8 +169,17 @@ def _go_on(e: Emitter, code: bytes, p: Parts) -> Jump:
 JUMPS: dict[int, Action] = {
     **dict.fromkeys(range(0x70, 0x80), _conditional),
     **dict.fromkeys(range(0x180, 0x190), _conditional),
-    **{0xEB: _jump, 0xE9: _jump, 0xE8: _call, 0xC3: _return, 0xC2: _return, 0xFF: _group5},
-    **{0xE2: _loop, 0xE3: _loop},
-    **{0x105: _routine("syscall"), 0x107: _routine("sysret"), 0xCF: _routine("iret")},
-    **{0x122: _move_control, 0x101: _invalidate},
+    0xEB: _jump,
+    0xE9: _jump,
+    0xE8: _call,
+    0xC3: _return,
+    0xC2: _return,
+    0xFF: _group5,
+    0xE2: _loop,
+    0xE3: _loop,
+    0x105: _routine("syscall"),
+    0x107: _routine("sysret"),
+    0xCF: _routine("iret"),
+    0x122: _move_control,
+    0x101: _invalidate,
 }

@@ -8,6 +8,7 @@ that RIP says where, after a look at what waits.
 from __future__ import annotations
 
 import ctypes
+import signal
 import threading
 
 from pykvm.errors import InternalError
@@ -27,6 +28,7 @@ from pykvm.translate.state import ContextCpu
 from pykvm.translate.store import Store
 from pykvm.x86 import cpuid, entry
 from pykvm.x86.exceptions import DB, DE, FAULTS, GP, MF, UD, XM, Fault
+from pykvm.x86.execute.cpu import DEBUG_AT_RESET
 from pykvm.x86.execute.fetch import step
 from pykvm.x86.execute.interrupts import EXTERNAL, deliver, raise_exception
 from pykvm.x86.paging import FETCH, WRITE, canonical
@@ -37,7 +39,6 @@ from pykvm.x86.registers import (
     CR0_TS,
     CR4_OSFXSR,
     CR4_TSD,
-    EFER_LMA,
     EFER_SCE,
     GPRS,
     RFLAGS_TF,
@@ -153,7 +154,7 @@ class TranslatedCpu:
             ports=_Ports(ports, lock),
             cpuid=self._cpuid,
             tsc=self.tsc,
-            debug=list((0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400)),
+            debug=list(DEBUG_AT_RESET),
         )
         self.mmu = Mmu(self.cpu, memory, self._physical, words, self._halves, raw)
         self.linear = TranslatedLinear(self.cpu, self._physical, self.mmu)
@@ -388,7 +389,13 @@ class TranslatedCpu:
 
     def _mode_for_bounce(self) -> int:
         mode = self._words[W_MODE]
-        return WIDE if mode == INTERPRET_ONLY and self.cpu.bits == 64 else mode & WIDE if mode != INTERPRET_ONLY else 0
+        return (
+            WIDE
+            if mode == INTERPRET_ONLY and self.cpu.bits == 64
+            else mode & WIDE
+            if mode != INTERPRET_ONLY
+            else 0
+        )
 
     def _fetch(self, rip: int) -> bytes:
         user = self.cpu.cpl == 3
@@ -541,7 +548,12 @@ class TranslatedCpu:
         if bits == 32:
             for name in ("cs", "ss", "ds", "es"):
                 segment = sregs[name]
-                if segment["base"] or segment["limit"] != 0xFFFF_FFFF or segment["unusable"] or segment["type"] & 12 == 4:
+                if (
+                    segment["base"]
+                    or segment["limit"] != 0xFFFF_FFFF
+                    or segment["unusable"]
+                    or segment["type"] & 12 == 4
+                ):
                     return INTERPRET_ONLY
                 if name != "cs" and segment["type"] & 10 != 2:
                     return INTERPRET_ONLY
@@ -741,15 +753,15 @@ class TranslatedCpu:
         from pykvm.translate.decode import decode
 
         _, opcode, *_ = decode(code, 0, bool(mode & WIDE))
-        if number == signals.signal.SIGFPE:
+        if number == signal.SIGFPE:
             if opcode in (0xF6, 0xF7):
                 return Fault(DE)
             return Fault(MF) if 0xD8 <= opcode < 0xE0 or opcode == 0x9B else Fault(XM)
         if opcode not in emit_vector.ACTIONS:
             return None
-        if number == signals.signal.SIGILL:
+        if number == signal.SIGILL:
             return Fault(UD)
-        return Fault(GP, 0) if number == signals.signal.SIGSEGV else None
+        return Fault(GP, 0) if number == signal.SIGSEGV else None
 
     def registers_text(self) -> str:
         """All general registers, for a message about a fault of our own."""
@@ -804,7 +816,9 @@ class TranslatedCpu:
         assert cpu.debug is not None
         return {
             "regs": dict(cpu.regs),
-            "sregs": {name: dict(value) if isinstance(value, dict) else value for name, value in cpu.sregs.items()},
+            "sregs": {
+                name: dict(value) if isinstance(value, dict) else value for name, value in cpu.sregs.items()
+            },
             "xsave": cpu._xsave(),
             "msrs": {number: cpu.msrs[number] for number in cpu.msrs},
             "tsc": self.tsc(),

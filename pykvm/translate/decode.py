@@ -12,7 +12,13 @@ from pykvm.x86.execute.maps import MAPS, NOT_IN_64_BIT
 OPERAND, F2, F3, FS, GS, LOCK, ADDRESS, OTHER = (1 << bit for bit in range(8))
 REPEAT = F2 | F3
 PREFIXES = {
-    **{0x66: OPERAND, 0xF2: F2, 0xF3: F3, 0x64: FS, 0x65: GS, 0xF0: LOCK, 0x67: ADDRESS},
+    0x66: OPERAND,
+    0xF2: F2,
+    0xF3: F3,
+    0x64: FS,
+    0x65: GS,
+    0xF0: LOCK,
+    0x67: ADDRESS,
     **dict.fromkeys((0x2E, 0x36, 0x3E, 0x26), OTHER),
 }
 MAX_LENGTH = 15
@@ -27,7 +33,17 @@ _AFTER_MODRM = tuple(
 )
 
 _Z, _V, _J, _TEST1, _TESTZ = 16, 17, 18, 19, 20  # sizes that depend on the rest
-_SIZES = {**dict.fromkeys("Mb", 1), "w": 2, "e": 3, "Z": _Z, "z": _Z, "v": _V, "j": _J, "f": _TEST1, "F": _TESTZ}
+_SIZES = {
+    **dict.fromkeys("Mb", 1),
+    "w": 2,
+    "e": 3,
+    "Z": _Z,
+    "z": _Z,
+    "v": _V,
+    "j": _J,
+    "f": _TEST1,
+    "F": _TESTZ,
+}
 _UNKNOWN = -1
 
 

@@ -47,7 +47,7 @@ class Delivery:
         self._memory = memory
 
     def deliver(self, vector: int, error: int | None, cr2: int | None, *, resume: bool) -> bool:
-        """Enter the handler of ``vector``; False where the interpreter must. ``resume``: push RF, of a fault."""
+        """Enter the handler of ``vector``; False where the interpreter must. ``resume``: a fault's RF."""
         words, memory = self._words, self._memory
         mode = words[MODE]
         if mode not in (KERNEL_64, USER_64):

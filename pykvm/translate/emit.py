@@ -26,7 +26,6 @@ from pykvm.translate.operands import (
     WORD_RM,
     WRITE,
 )
-
 from pykvm.x86.registers import SEGMENTS
 
 TYPE_CHECKING = False
@@ -255,7 +254,15 @@ class Emitter:
         return escape + bytes((opcode & 0xFF,))
 
     def _registers(
-        self, p: Parts, access: int, reg_use: int, byte: int, by_cl: bool, prefixes: int, opcode: bytes, tail: bytes
+        self,
+        p: Parts,
+        access: int,
+        reg_use: int,
+        byte: int,
+        by_cl: bool,
+        prefixes: int,
+        opcode: bytes,
+        tail: bytes,
     ) -> bytes:
         """Both operands in registers."""
         before = after = b""
@@ -347,8 +354,8 @@ class Emitter:
         if not self.wide:
             assert host is not None
             return (
-                STACK_BELOW_4 + self.access(4, WRITE) + bytes((0x42 | host >> 3 << 2, 0x89, 4 | (host & 7) << 3, 9))
-                + PUSHED_4
+                STACK_BELOW_4 + self.access(4, WRITE)
+                + bytes((0x42 | host >> 3 << 2, 0x89, 4 | (host & 7) << 3, 9)) + PUSHED_4
             )  # fmt: skip
         out = STACK_BELOW_8 + self.access(8, WRITE)
         if host is None:
@@ -391,7 +398,8 @@ class Emitter:
         """Push a number, of which a 32-bit stack takes the low half."""
         if not self.wide:
             return (
-                STACK_BELOW_4 + self.access(4, WRITE) + b"\x42\xc7\x04\x09" + pack("<I", value & 0xFFFF_FFFF) + PUSHED_4
+                STACK_BELOW_4 + self.access(4, WRITE)
+                + b"\x42\xc7\x04\x09" + pack("<I", value & 0xFFFF_FFFF) + PUSHED_4
             )  # fmt: skip
         out = STACK_BELOW_8 + self.access(8, WRITE)
         signed = value & M64
@@ -457,7 +465,12 @@ class Emitter:
         host = HOST_REGISTER[register]
         if host is None:
             slot = SLOT[f"r{register}"]
-            return load_slot(SCRATCH, slot) + bytes((0x41, 0xB0 | SCRATCH & 7)) + tail + store_slot(SCRATCH, slot)
+            return (
+                load_slot(SCRATCH, slot)
+                + bytes((0x41, 0xB0 | SCRATCH & 7))
+                + tail
+                + store_slot(SCRATCH, slot)
+            )
         return bytes((0x40 | host >> 3, 0xB0 | host & 7)) + tail
 
     def exchange_rax(self, p: Parts) -> bytes:
@@ -484,7 +497,9 @@ class Emitter:
         host = HOST_REGISTER[p.opcode & 7]
         assert host is not None
         digit = p.opcode >> 3 & 1
-        return prefix_bytes(p.prefixes & OPERAND) + bytes((0x40 | host >> 3, 0xFF, 0xC0 | digit << 3 | host & 7))
+        return prefix_bytes(p.prefixes & OPERAND) + bytes(
+            (0x40 | host >> 3, 0xFF, 0xC0 | digit << 3 | host & 7)
+        )
 
     def from_segment(self, p: Parts) -> bytes:
         """8C to a register: the selector, zero-extended."""
@@ -507,7 +522,9 @@ class Emitter:
         host = HOST_REGISTER[register]
         if host is None:
             slot = SLOT[f"r{register}"]
-            return load_slot(SCRATCH, slot) + bytes((0x41 | p.rex & 8, 0x0F, 0xC9)) + store_slot(SCRATCH, slot)
+            return (
+                load_slot(SCRATCH, slot) + bytes((0x41 | p.rex & 8, 0x0F, 0xC9)) + store_slot(SCRATCH, slot)
+            )
         return bytes((0x40 | p.rex & 8 | host >> 3, 0x0F, 0xC8 | host & 7))
 
     def bit_test(self, p: Parts) -> bytes:
@@ -528,14 +545,18 @@ class Emitter:
             raise NotTranslated  # it takes flags to shift and to mask
         # R9 += the element's distance; then the bit's number in that element.
         host = HOST_REGISTER[p.reg]
-        number = load_slot(SCRATCH2, SLOT[f"r{p.reg}"]) if host is None else register_register(0x8B, 8, 1, host)
+        number = (
+            load_slot(SCRATCH2, SLOT[f"r{p.reg}"]) if host is None else register_register(0x8B, 8, 1, host)
+        )
         out = self.address(p) + store_slot(SCRATCH, SLOT["temporary"]) + number
         if size == 4:
             out += b"\x48\x63\xc9"  # movsxd rcx, ecx
         out += move_number(SCRATCH, 5 if size == 4 else 6) + b"\xc4\xe2\xb2\xf7\xc9"  # sarx rcx, rcx, r9
         out += load_slot(SCRATCH, SLOT["temporary"])
         narrow = not self.wide or p.prefixes & ADDRESS
-        out += bytes((0x45 if narrow else 0x4D, 0x8D, 0x0C, 0x89 if size == 4 else 0xC9))  # lea r9, [r9 + rcx*size]
+        out += bytes(
+            (0x45 if narrow else 0x4D, 0x8D, 0x0C, 0x89 if size == 4 else 0xC9)
+        )  # lea r9, [r9 + rcx*size]
         out += self.access(size, access) + HOST_ADDRESS + number
         mask = SLOT["mask_31" if size == 4 else "mask_63"]
         out += b"\xc4\xe2\xf2\xf5\x8c\x24" + pack("<i", mask)  # pext rcx, rcx, mask

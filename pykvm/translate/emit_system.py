@@ -8,7 +8,14 @@ from pykvm.translate import emit_vector
 from pykvm.translate.context import HOST_REGISTER, SLOT
 from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND, REPEAT
 from pykvm.translate.emit import HOST_ADDRESS, Emitter, NotTranslated, Parts
-from pykvm.translate.encode import call_slot, load_slot, register_register, store_byte, store_number, store_slot
+from pykvm.translate.encode import (
+    call_slot,
+    load_slot,
+    register_register,
+    store_byte,
+    store_number,
+    store_slot,
+)
 from pykvm.translate.operands import READ, WRITE
 
 TYPE_CHECKING = False
@@ -122,7 +129,9 @@ def base_register(e: Emitter, p: Parts) -> bytes:
     host = HOST_REGISTER[p.rm]
     if p.digit < 2:
         out += load_slot(9, slot) + (b"" if p.rex & 8 else b"\x45\x89\xc9")  # mov r9d, r9d
-        return out + (store_slot(9, SLOT[f"r{p.rm}"]) if host is None else register_register(0x8B, 8, host, 9))
+        return out + (
+            store_slot(9, SLOT[f"r{p.rm}"]) if host is None else register_register(0x8B, 8, host, 9)
+        )
     out += load_slot(9, SLOT[f"r{p.rm}"]) if host is None else register_register(0x8B, 8, 9, host)
     return out + (b"" if p.rex & 8 else b"\x45\x89\xc9") + store_slot(9, slot)
 

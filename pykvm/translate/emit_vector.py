@@ -121,8 +121,8 @@ def crc32(e: Emitter, p: Parts) -> bytes:
         slot = SLOT[f"r{p.reg}"]
         before, after, host = before + load_slot(SCRATCH2, slot), store_slot(SCRATCH2, slot), SCRATCH2
     return (
-        before + prefix_bytes(p.prefixes & OPERAND) + b"\xf2" + bytes((0x40 | p.rex & 8 | host >> 3 << 2 | rex,))
-        + e.opcode_bytes(p.opcode) + bytes((operand | (host & 7) << 3,)) + after
+        before + prefix_bytes(p.prefixes & OPERAND) + b"\xf2"
+        + bytes((0x40 | p.rex & 8 | host >> 3 << 2 | rex,)) + e.opcode_bytes(p.opcode) + bytes((operand | (host & 7) << 3,)) + after
     )  # fmt: skip
 
 

@@ -90,8 +90,10 @@ def store_byte(slot: int, value: int) -> bytes:
 def store_number(slot: int, value: int) -> bytes:
     """The context's 8 bytes at ``slot`` = ``value``, a number of 64 bits."""
     return (
-        b"\xc7\x84\x24" + pack("<iI", slot, value & 0xFFFF_FFFF)
-        + b"\xc7\x84\x24" + pack("<iI", slot + 4, value >> 32)
+        b"\xc7\x84\x24"
+        + pack("<iI", slot, value & 0xFFFF_FFFF)
+        + b"\xc7\x84\x24"
+        + pack("<iI", slot + 4, value >> 32)
     )
 
 
@@ -152,7 +154,9 @@ class Code:
         needed = rex or (byte and (4 <= reg < 8 or (not isinstance(rm, Mem) and 4 <= rm < 8)))
         self.bytes += prefix + (bytes((0x40 | rex,)) if needed else b"") + opcode + tail
 
-    def op(self, opcode: int | bytes, reg: int, rm: int | Mem, *, wide: bool = True, byte: bool = False) -> None:
+    def op(
+        self, opcode: int | bytes, reg: int, rm: int | Mem, *, wide: bool = True, byte: bool = False
+    ) -> None:
         """An instruction by its opcode, with ModRM."""
         self._operand(b"", bytes((opcode,)) if isinstance(opcode, int) else opcode, reg, rm, wide, byte)
 

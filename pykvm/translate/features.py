@@ -25,12 +25,52 @@ if TYPE_CHECKING:
 
 
 OWN = frozenset(
-    "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 "
-    "syscall nx pdpe1gb rdtscp lm nonstop_tsc cx16 tsc_deadline_timer rdrand lahf_lm hypervisor x2apic "
-    "smep smap erms spec_ctrl arch_capabilities arat fsgsbase".split()
+    [
+        "fpu",
+        "vme",
+        "de",
+        "pse",
+        "tsc",
+        "msr",
+        "pae",
+        "mce",
+        "cx8",
+        "apic",
+        "sep",
+        "mtrr",
+        "pge",
+        "mca",
+        "cmov",
+        "pat",
+        "pse36",
+        "clflush",
+        "mmx",
+        "fxsr",
+        "sse",
+        "sse2",
+        "syscall",
+        "nx",
+        "pdpe1gb",
+        "rdtscp",
+        "lm",
+        "nonstop_tsc",
+        "cx16",
+        "tsc_deadline_timer",
+        "rdrand",
+        "lahf_lm",
+        "hypervisor",
+        "x2apic",
+        "smep",
+        "smap",
+        "erms",
+        "spec_ctrl",
+        "arch_capabilities",
+        "arat",
+        "fsgsbase",
+    ]
 )
 """What this CPU does by itself."""
-BORROWED = frozenset("pni ssse3 sse4_1 sse4_2 popcnt pclmulqdq aes sha_ni".split())
+BORROWED = frozenset(["pni", "ssse3", "sse4_1", "sse4_2", "popcnt", "pclmulqdq", "aes", "sha_ni"])
 """What it does where the host's processor does."""
 
 PHYSICAL_BITS = 40
@@ -60,7 +100,10 @@ def offered(host: frozenset[str]) -> list[Entry]:
         _leaf(0x4000_0000, 0x4000_0000, *_words(b"pykvm-translate", 3)),
         _leaf(0x8000_0000, 0x8000_0008, *vendor),
         _leaf(0x8000_0001, 0, 0, 0, 0),
-        *(_leaf(0x8000_0002 + part, *_words(_BRAND.encode().ljust(48, b"\0")[16 * part :], 4)) for part in range(3)),
+        *(
+            _leaf(0x8000_0002 + part, *_words(_BRAND.encode().ljust(48, b"\0")[16 * part :], 4))
+            for part in range(3)
+        ),
         _leaf(0x8000_0007, 0, 0, 0, 0),
         _leaf(0x8000_0008, 48 << 8 | PHYSICAL_BITS, 0, 0, 0),
     ]

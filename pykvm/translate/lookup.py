@@ -52,8 +52,14 @@ class Lookup:
             return call_slot(SLOT[f"lookup_{user}{write}_{size}"])
         tag = (TLB_WRITE if write else TLB_READ)[user]
         # lea rcx, [rcx + r9 + size - 1]
-        add = b"\x4a\x8d\x0c\x09" if size == 1 else (
-            b"\x4a\x8d\x4c\x09" + bytes((size - 1,)) if size <= 128 else b"\x4a\x8d\x8c\x09" + pack("<i", size - 1)
+        add = (
+            b"\x4a\x8d\x0c\x09"
+            if size == 1
+            else (
+                b"\x4a\x8d\x4c\x09" + bytes((size - 1,))
+                if size <= 128
+                else b"\x4a\x8d\x8c\x09" + pack("<i", size - 1)
+            )
         )
         miss = call_slot(SLOT[f"miss_{user}{write}_{size}"])
         parts = (_INDEX, _LOAD, pack("<i", tag), add, _SHIFT, b"\xe3", bytes((len(miss),)), miss)

@@ -208,7 +208,7 @@ class Mmu:
         return Page(gpa, is_global, large, bool(together & PTE_US), bool(together & 2 and entry & PTE_D))
 
     def _quick_fault(self, gva: int, access: int, user: bool) -> int:
-        """The error code of the two page faults that are no errors: nothing is there, or it is to be copied."""
+        """The error code of the usual page faults: nothing is there, or it is to be copied; else -1."""
         memory, end, words = self._physical.low_words, self.low_end, self._words
         table = words[_WORD["cr3"]]
         reserved = words[_WORD["reserved_bits"]]

@@ -53,8 +53,11 @@ _KEPT: dict[int, tuple[int, int | None]] = {
     CSTAR: (0, (1 << 64) - 1),
 }
 _IN_CONTEXT = {
-    **{STAR: "star", LSTAR: "lstar", SFMASK: "syscall_mask"},
-    **{KERNEL_GS_BASE: "kernel_gs_base", TSC_AUX: "tsc_aux"},
+    STAR: "star",
+    LSTAR: "lstar",
+    SFMASK: "syscall_mask",
+    KERNEL_GS_BASE: "kernel_gs_base",
+    TSC_AUX: "tsc_aux",
 }
 _CANONICAL = frozenset((LSTAR, CSTAR, KERNEL_GS_BASE, 0x175, 0x176))
 _NARROW = frozenset((SFMASK, TSC_AUX))
@@ -64,7 +67,11 @@ class Msrs(MutableMapping[int, int]):
     """``on_change`` is called after a write to those that SYSCALL uses; ``tsc`` reads the TSC."""
 
     def __init__(
-        self, words: memoryview, tsc: Callable[[], int], set_tsc: Callable[[int], None], on_change: Callable[[], None]
+        self,
+        words: memoryview,
+        tsc: Callable[[], int],
+        set_tsc: Callable[[int], None],
+        on_change: Callable[[], None],
     ) -> None:
         self._words = words
         self._tsc, self._set_tsc = tsc, set_tsc

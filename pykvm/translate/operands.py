@@ -81,7 +81,9 @@ VectorRow = tuple[int, int, str, str]
 def _vector() -> dict[int, tuple[VectorRow | None, ...]]:
     rows: dict[int, list[VectorRow | None]] = {}
 
-    def put(opcode: int, *forms: tuple[int, ...] | None, access: int = READ, reg: str = X, rm: str = X) -> None:
+    def put(
+        opcode: int, *forms: tuple[int, ...] | None, access: int = READ, reg: str = X, rm: str = X
+    ) -> None:
         found = rows.setdefault(opcode, [None] * 4)
         for prefix, form in enumerate(forms):
             if form is not None:
@@ -151,7 +153,15 @@ def _vector() -> dict[int, tuple[VectorRow | None, ...]]:
     put(0x1E7, (8,), reg=M, rm=M, access=WRITE)
     put(0x1E7, None, (16,), access=WRITE)
     put(0x1F0, None, None, None, (16,))
-    for opcode in (0x210, 0x214, 0x215, 0x217, *range(0x228, 0x22C), *range(0x237, 0x242), *range(0x2DB, 0x2E0)):
+    for opcode in (
+        0x210,
+        0x214,
+        0x215,
+        0x217,
+        *range(0x228, 0x22C),
+        *range(0x237, 0x242),
+        *range(0x2DB, 0x2E0),
+    ):
         put(opcode, None, (16,))
     for first in (0x220, 0x230):  # pmovsx, pmovzx
         for opcode, size in enumerate((8, 4, 2, 8, 4, 8), first):

@@ -20,7 +20,9 @@ WIDEST = 8
 class Physical:
     """``flags`` has a byte for each page of RAM, by ``number``."""
 
-    def __init__(self, memory: GuestMemory, bus: MemoryBus, on_write: Callable[[int, int], object], lock: Any) -> None:
+    def __init__(
+        self, memory: GuestMemory, bus: MemoryBus, on_write: Callable[[int, int], object], lock: Any
+    ) -> None:
         self._memory = memory
         self._bus = bus
         self._on_write = on_write
@@ -41,7 +43,8 @@ class Physical:
             return self._memory.read(gpa, size)
         with self._lock:
             return b"".join(
-                self._device_read(gpa + at, length).to_bytes(length, "little") for at, length in _accesses(gpa, size)
+                self._device_read(gpa + at, length).to_bytes(length, "little")
+                for at, length in _accesses(gpa, size)
             )
 
     def write(self, gpa: int, data: bytes) -> None:

@@ -11,10 +11,31 @@ from __future__ import annotations
 
 from pykvm.translate import context
 from pykvm.translate.codepage import CHECK_SIZE, HEAD_SIZE, IDS
-from pykvm.translate.context import EVENT, REGISTER_SLOT, SLOT
+from pykvm.translate.context import REGISTER_SLOT, SLOT
 from pykvm.translate.encode import (
-    ADD, AND, CMP, OR, R8, R9, R10, R11, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, SAR, SHL, SHR, SUB, XOR,
-    Code, Mem,
+    ADD,
+    AND,
+    CMP,
+    OR,
+    R8,
+    R9,
+    R10,
+    R11,
+    RAX,
+    RBP,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    RSI,
+    RSP,
+    SAR,
+    SHL,
+    SHR,
+    SUB,
+    XOR,
+    Code,
+    Mem,
 )  # fmt: skip
 from pykvm.translate.lookup import Lookup
 from pykvm.x86.paging import PTE_A, PTE_D, PTE_P, PTE_PS, PTE_RW, PTE_US
@@ -43,8 +64,8 @@ class Runtime:
         self._names = 0
         asm = self.asm
         self._leave()
-        for reason, name in enumerate(context.REASONS):
-            self._exit(name, reason)
+        for number, reason in enumerate(context.REASONS):
+            self._exit(reason, number)
         for name, reason in (
             *(("chain", "chain"), ("jump_miss", "jump"), ("leave_for_attention", "attention")),
             *(("stale", "stale"), ("interpret", "interpret"), ("sti", "sti")),
@@ -696,18 +717,14 @@ class Runtime:
             asm.alu(ADD, RSI, slot("temporary2"))
         else:
             self._restore("rax")  # the value to store
-        for log, code in ((0, "a4"), (1, "66a5"), (2, "a5"), (3, "48a5")):
+        for log, digits in ((0, "a4"), (1, "66a5"), (2, "a5"), (3, "48a5")):
             asm.op(0x83, 7, slot("element"))
             asm.raw(bytes((log,)))
             asm.jump_if("ne", f"{place}-not-{log}")
             asm.mov(RCX, R9)
-            code = bytes.fromhex(code)
-            if not moves:
-                code = code[:-1] + bytes((code[-1] + 6,))
-            if code[:1] == b"\x66":
-                asm.raw(b"\x66\xf3" + code[1:])
-            else:
-                asm.raw(b"\xf3" + code)
+            code = bytes.fromhex(digits)
+            code = code[:-1] + bytes((code[-1] + (0 if moves else 6),))
+            asm.raw(b"\x66\xf3" + code[1:] if log == 1 else b"\xf3" + code)
             asm.jump(f"{place}-done")
             asm.label(f"{place}-not-{log}")
         asm.label(f"{place}-done")

@@ -35,8 +35,8 @@ WORTH = 500  # instructions: fewer new ones are not worth a file
 # Columns: array type and name.
 PAGE_COLUMNS = (("I", "id"), ("I", "mode"), ("Q", "gva"))
 BLOCK_COLUMNS = (
-    ("I", "page"), ("I", "body"), ("I", "end"), ("H", "offset"), ("H", "length"), ("I", "crc"), ("I", "spill"),
-    ("I", "marks"), ("I", "jumps"), ("H", "remembered"),
+    ("I", "page"), ("I", "body"), ("I", "end"), ("H", "offset"), ("H", "length"), ("I", "crc"),
+    ("I", "spill"), ("I", "marks"), ("I", "jumps"), ("H", "remembered"),
 )  # fmt: skip
 
 
@@ -140,7 +140,12 @@ class Saved:
         kept.taken = page
         source = blocks.source(page.gpa)
         columns = self._block
-        offsets, lengths, crcs, spills = columns["offset"], columns["length"], columns["crc"], columns["spill"]
+        offsets, lengths, crcs, spills = (
+            columns["offset"],
+            columns["length"],
+            columns["crc"],
+            columns["spill"],
+        )
         remembered = columns["remembered"]
         crc32 = zlib.crc32
         for number in self._of_page.get(kept.first, ()):
@@ -176,7 +181,9 @@ class Saved:
         block = self._made.get(number)
         if block is None:
             columns = self._block
-            block = self._made[number] = Block(page, columns["offset"][number], self._origin + self._bodies[number])
+            block = self._made[number] = Block(
+                page, columns["offset"][number], self._origin + self._bodies[number]
+            )
             block.end = self._origin + columns["end"][number]
             block.length = columns["length"][number]
             marks, jumps = columns["marks"], columns["jumps"]

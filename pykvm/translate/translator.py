@@ -101,7 +101,9 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
                         jumps += [(size + place, target) for place, target in targets]
                     else:
                         action = ACTIONS[opcode]
-                        if action is None or (not form.fpu and opcode in emit_vector.ACTIONS and opcode != 0x1AE):
+                        if action is None or (
+                            not form.fpu and opcode in emit_vector.ACTIONS and opcode != 0x1AE
+                        ):
                             raise NotTranslated
                         piece = action(emitter, p)
                         if opcode not in PLACED and not (modrm < immediate and p.rip_relative):
