@@ -80,6 +80,8 @@ W_TSC_OFFSET = SLOT["tsc_offset"] // 8
 W_FAST_SYSTEM = SLOT["fast_system"] // 8
 W_RAX = SLOT["rax"] // 8
 W_RDX = SLOT["rdx"] // 8
+W_RCX = SLOT["rcx"] // 8
+W_ELEMENT = SLOT["element"] // 8
 
 
 class Crash(Exception):
@@ -619,9 +621,13 @@ class TranslatedCpu:
 
     def _write_beside_code(self, at: int, gva: int, user: int, size: int) -> bool:
         """Let one write to a page with code through, unless it hits the block that writes."""
+        words = self._words
         gpa = self.mmu.find(gva, WRITE, bool(user)).gpa
-        if self.mmu.number(gpa) < 0 or at < self._runtime_end:
+        if self.mmu.number(gpa) < 0:
             return False
+        if at < self._runtime_end:  # REP MOVS and REP STOS, which go on to the page's end
+            size = min(words[W_RCX] << words[W_ELEMENT], PAGE - (gva & PAGE - 1))
+            at = words[W_BLOCK_RETURN]
         self.blocks.written(gpa, size)
         block = self.blocks.block_at(at)
         if block is None or block.dead:

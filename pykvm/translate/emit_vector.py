@@ -19,6 +19,7 @@ from pykvm.translate.operands import (
     WRITE,
     WRITES_ECX,
     X87,
+    X87_LARGE,
     G,
 )
 
@@ -37,9 +38,25 @@ def x87(e: Emitter, p: Parts) -> bytes:
         return opcode + bytes((p.value,))
     row = X87[p.opcode - 0xD8][p.digit]
     if row is None:
-        raise NotTranslated
+        return _x87_environment(e, p)
     size, access = row
     return e.address(p) + e.access(size, access) + b"\x42" + opcode + bytes((4 | p.digit << 3, 0x09))
+
+
+def _x87_environment(e: Emitter, p: Parts) -> bytes:
+    """FLDENV, FNSTENV, FRSTOR and FNSAVE in their forms of 32 bits.
+
+    FIP and FDP would be addresses of the host's: a guest finds 0.
+    """
+    row = X87_LARGE.get((p.opcode - 0xD8, p.digit))
+    if row is None or p.prefixes & OPERAND:
+        raise NotTranslated
+    size, access = row
+    out = e.address(p) + e.access(size, access) + HOST_ADDRESS
+    out += b"\x41" + bytes((p.opcode, 1 | p.digit << 3))
+    if access == WRITE:
+        out += b"\x41\xc7\x41\x0c" + pack("<I", 0) + b"\x41\xc7\x41\x14" + pack("<I", 0)
+    return out
 
 
 def fwait(e: Emitter, p: Parts) -> bytes:
@@ -122,7 +139,8 @@ def crc32(e: Emitter, p: Parts) -> bytes:
         before, after, host = before + load_slot(SCRATCH2, slot), store_slot(SCRATCH2, slot), SCRATCH2
     return (
         before + prefix_bytes(p.prefixes & OPERAND) + b"\xf2"
-        + bytes((0x40 | p.rex & 8 | host >> 3 << 2 | rex,)) + e.opcode_bytes(p.opcode) + bytes((operand | (host & 7) << 3,)) + after
+        + bytes((0x40 | p.rex & 8 | host >> 3 << 2 | rex,)) + e.opcode_bytes(p.opcode)
+        + bytes((operand | (host & 7) << 3,)) + after
     )  # fmt: skip
 
 
