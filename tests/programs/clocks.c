@@ -34,6 +34,11 @@ static void calls(void) {
     mix(write(1, (void *)0x800000000000, 1) == -1 && errno == EFAULT); /* an address that isn't the user's */
     mix(read(0, (void *)8, 0) >= 0);
     topic("system calls");
+    uint64_t flags, r11, at; /* R11 takes the flags, RCX the next address; both come back (SDM volume 2, SYSCALL) */
+    asm volatile("mov $39, %%eax\n cmp %%eax, %%eax\n stc\n lea 1f(%%rip), %[at]\n syscall\n 1: pushfq\n pop %[f]\n sub %%rcx, %[at]\n mov %%r11, %[r11]"
+                 : [f] "=&r"(flags), [r11] "=&r"(r11), [at] "=&r"(at)::"rax", "rcx", "r11", "cc", "memory");
+    mix(flags & 0x8d5), mix(r11 & 0x8d5), mix(at);
+    topic("registers over a system call");
 }
 
 static void forward(void) {
