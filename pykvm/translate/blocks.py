@@ -208,9 +208,13 @@ class Blocks:
         if block is None:
             block = translate(self, page, offset)
             for old in page.dead.pop(offset, ()):
-                at = old.body - self.base
-                self.view[at : at + 5] = b"\xe9" + pack("<i", block.body - old.body - 5)
+                self.forward(old, block)
         return block
+
+    def forward(self, old: Block, new: Block) -> None:
+        """Let a block that has ended go on in the one that took its place."""
+        at = old.body - self.base
+        self.view[at : at + 5] = b"\xe9" + pack("<i", new.body - old.body - 5)
 
     def form(self, mode: int) -> Form:
         form = self._forms.get(mode)

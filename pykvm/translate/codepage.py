@@ -24,15 +24,18 @@ USER, WIDE, FPU, TIME = 1, 2, 4, 8
 KERNEL_64, USER_64 = WIDE | FPU | TIME, USER | WIDE | FPU | TIME
 
 
+_NONE = array("Q")
+
+
 class Block:
     """Translated code at host address ``body``, of ``length`` bytes at ``offset`` of ``page``.
 
     ``hosts`` and ``guests`` say where each instruction starts, there from ``body`` and here from ``offset``.
-    ``jumps`` are its direct jumps: the place of the distance from ``body``, and the target. Their stubs lie,
-    in the same order, before ``end``. ``spill`` is the page in which its only instruction ends.
+    ``places`` and ``targets`` are its direct jumps: where the distance lies, from ``body``, and to where it
+    goes. Their stubs lie, in the same order, before ``end``. ``spill`` is the page in which its only instruction ends.
     """
 
-    __slots__ = ("body", "dead", "end", "guests", "hosts", "jumps", "length", "offset", "page", "spill")
+    __slots__ = ("body", "dead", "end", "guests", "hosts", "length", "offset", "page", "places", "spill", "targets")
 
     def __init__(self, page: CodePage, offset: int, body: int) -> None:
         self.page = page
@@ -40,9 +43,8 @@ class Block:
         self.body = body
         self.end = body
         self.length = 0
-        self.hosts = array("H")
-        self.guests = array("H")
-        self.jumps: list[tuple[int, int]] = []
+        self.hosts = self.guests = _NONE
+        self.places = self.targets = _NONE
         self.spill: CodePage | None = None
         self.dead = False
 
@@ -62,7 +64,8 @@ class Block:
 
     def jump_of(self, stub: int) -> tuple[int, int]:
         """The jump whose stub returns to ``stub``."""
-        return self.jumps[len(self.jumps) - 1 - (self.end - stub) // STUB_SIZE]
+        at = len(self.places) - 1 - (self.end - stub) // STUB_SIZE
+        return self.places[at], self.targets[at]
 
 
 class CodePage:

@@ -726,8 +726,15 @@ class TranslatedCpu:
         block = self.blocks.block_at(self._words[W_RETURN])
         if block is None:
             raise InternalError("the end of no block", where="translate")
-        self._words[W_RIP] = block.start & M64
-        return self._go()
+        words = self._words
+        rip = words[W_RIP] = block.start & M64
+        generation = self.blocks.generation
+        found = self._locate(rip)
+        if found is None:
+            return 0
+        if generation == self.blocks.generation and words[W_RIP] == rip and found.page is block.page:
+            self.blocks.forward(block, found)
+        return found.entry
 
     def _on_sti(self) -> int:
         """Interrupts are on, and one waits: it is taken after the next instruction."""

@@ -113,6 +113,7 @@ class Saved:
         blocks.used = at + len(self.code) + 63 & ~63
         blocks.by_id += [None] * (self.top_id + 1 - len(blocks.by_id))
         self.end = blocks.used
+        del self.code  # a copy of it lies in place
         blocks.saved = self
 
     # Pages that come to be executed
@@ -191,7 +192,7 @@ class Saved:
             first, after = marks[number], marks[number + 1] if last else len(self._hosts)
             block.hosts, block.guests = self._hosts[first:after], self._guests[first:after]
             first, after = jumps[number], jumps[number + 1] if last else len(self._places)
-            block.jumps = list(zip(self._places[first:after], self._targets[first:after], strict=True))
+            block.places, block.targets = self._places[first:after], self._targets[first:after]
         return block
 
     def block_at(self, host: int, blocks: Blocks) -> Block | None:
@@ -246,9 +247,9 @@ def image(blocks: Blocks, made_by: bytes, is_remembered: Callable[[Block], bool]
             column.append(value)
         hosts += block.hosts
         guests += block.guests
-        for place, target in block.jumps:
-            places.append(place)
-            targets.append(target)
+        if block.places:
+            places += block.places
+            targets += block.targets
     tables = (*page_columns, *columns, hosts, guests, places, targets)
     body = b"".join([*(column.tobytes() for column in tables), blocks.view[blocks.first : blocks.used]])
     counts = (len(pages), len(rows), len(hosts), len(places), size, len(blocks.by_id) - 1, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from struct import pack
 
 from pykvm.translate import emit, emit_system, emit_vector
@@ -60,7 +61,10 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
     mask = M64 if wide else 0xFFFF_FFFF
     block = Block(page, offset, blocks.base + blocks.used + HEAD_SIZE + CHECK_SIZE)
     parts = [page_check(page)]
-    add, jumps, hosts, guests = parts.append, block.jumps, block.hosts, block.guests
+    jumps: list[tuple[int, int]] = []
+    hosts: list[int] = []
+    guests: list[int] = []
+    add = parts.append
     size = at = count = 0
     ends = False
     while not ends:
@@ -122,16 +126,22 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
         jumps.append((size - 4, gva + offset + at & mask))
     block.length = at
     blocks.translated += count
+    block.hosts, block.guests = array("H", hosts), array("H", guests)
     known[offset] = block
-    _finish(blocks, block, parts, size)
+    _finish(blocks, block, jumps, parts, size)
     return block
 
 
-def _finish(blocks: Blocks, block: Block, parts: list[bytes], size: int) -> None:
+def _finish(
+    blocks: Blocks, block: Block, jumps: list[tuple[int, int]], parts: list[bytes], size: int
+) -> None:
     """Let direct jumps go to their target where it is known, else to their stubs."""
     page, body = block.page, block.body
     distances = []
-    for place, target in block.jumps:
+    if jumps:
+        block.places = array("H", [place for place, _ in jumps])
+        block.targets = array("Q", [target for _, target in jumps])
+    for place, target in jumps:
         known = page.blocks.get(target & PAGE - 1) if target & -PAGE == page.gva else None
         distances.append((place, (size if known is None else known.body - body) - place - 4))
         parts.append(STUB)
