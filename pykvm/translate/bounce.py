@@ -11,15 +11,16 @@ from struct import pack
 from pykvm.errors import InternalError
 from pykvm.translate import context
 from pykvm.translate.context import SLOT
-from pykvm.translate.decode import Undecoded, decode
+from pykvm.translate.decode import FS, GS, Undecoded, decode
 from pykvm.translate.emit import ACTIONS as INTEGER_ACTIONS
 from pykvm.translate.emit import Emitter, NotTranslated, Parts
 from pykvm.translate.emit_vector import ACTIONS as VECTOR_ACTIONS
 from pykvm.translate.encode import call_slot
-from pykvm.translate.operands import INTEGER, WRITE
-from pykvm.x86.exceptions import GP, NM, UD, Fault
+from pykvm.translate.operands import INTEGER, READ, WRITE
+from pykvm.x86.exceptions import GP, NM, SS, UD, Fault
 from pykvm.x86.paging import READ as READ_ACCESS
 from pykvm.x86.paging import WRITE as WRITE_ACCESS
+from pykvm.x86.paging import canonical
 from pykvm.x86.registers import CR0_EM, CR0_TS, CR4_OSFXSR
 
 TYPE_CHECKING = False
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 M64 = (1 << 64) - 1
 # Of 16-byte operands these need not be aligned: opcode and mandatory prefix (bits as in decode.py).
-_UNALIGNED = frozenset((0x110, 0x111, 0x1F0)) | frozenset(range(0x360, 0x364))
+_UNALIGNED = frozenset((0x110, 0x111, 0x1F0, 0x1F7, *range(0x360, 0x364), *range(0x2C8, 0x2CE), 0x3CC))
 _BY_PREFIX = {0x16F: 4, 0x17F: 4}  # MOVDQU
 
 
@@ -98,16 +99,17 @@ class Bounce:
         if emitter.count:
             assert gva is not None
             self._check_alignment(opcode, prefixes, size, gva)
+            self._check_address(parts, size, gva)
             if used & WRITE:
                 self._may_write(cpu, gva, size, user)
-            if used & 1:
+            if used & READ or 0xD8 <= opcode < 0xE0:  # x87 may store nothing, with an exception pending
                 self._raw[start : start + size] = cpu.linear.read_linear(gva, size, user=user)
         made += call_slot(SLOT["do_bounce"])
         at = self._at - self._blocks.base
         self._blocks.mapping.view[at : at + len(made)] = made
         reason = self._enter(self._at)
         if reason == context.SIGNAL:
-            fault = cpu._fault_of(cpu._words[SLOT["signal"] // 8], code, mode)
+            fault = cpu._fault_of(cpu._words[SLOT["signal"] // 8])
             if fault is None:
                 raise InternalError(f"signal in the bounce of {code[:length].hex()}", where="translate")
             cpu._words[SLOT["rip"] // 8] = rip
@@ -119,6 +121,17 @@ class Bounce:
             cpu.linear.write_linear(gva, bytes(self._raw[start : start + size]), user=user)
         cpu._words[SLOT["rip"] // 8] = rip + length & (M64 if wide else 0xFFFF_FFFF)
         return True
+
+    def _check_address(self, p: Parts, size: int, gva: int) -> None:
+        """#GP or #SS where the operand isn't at canonical addresses (Intel SDM vol. 1 §3.3.7.1)."""
+        if canonical(gva, 0) and canonical(gva + size - 1 & M64, 0):
+            return
+        base = 0
+        if p.value < 0xC0:
+            base = p.code[p.modrm + 1] & 7 if p.value & 7 == 4 else p.value & 7
+            if p.rex & 1 or p.prefixes & (FS | GS) or (base == 5 and p.value < 0x40):
+                base = 0
+        raise Fault(SS if base in (4, 5) else GP, 0)
 
     def _check_alignment(self, opcode: int, prefixes: int, size: int, gva: int) -> None:
         if size < 16 or not gva % 16 or opcode in _UNALIGNED:

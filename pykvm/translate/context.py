@@ -66,6 +66,7 @@ SLOT |= _slots(
     "rip",  # where emitted code says it: the instruction's address
     "signal",  # its number, when a host signal ended emitted code
     "signal_rip",
+    "signal_vector",  # which exception of the host's processor it was
     "access_flag",  # RFLAGS.AC
     "system_flags",  # the flags of RFLAGS that are neither arithmetic's nor in a slot of their own
     "kernel_gs_base",

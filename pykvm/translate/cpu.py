@@ -75,6 +75,7 @@ W_SCRATCH = SLOT["scratch"] // 8
 W_MODE = SLOT["mode"] // 8
 W_SIGNAL = SLOT["signal"] // 8
 W_SIGNAL_RIP = SLOT["signal_rip"] // 8
+W_SIGNAL_VECTOR = SLOT["signal_vector"] // 8
 W_BLOCK_RETURN = SLOT["block_return"] // 8
 W_TSC_OFFSET = SLOT["tsc_offset"] // 8
 W_FAST_SYSTEM = SLOT["fast_system"] // 8
@@ -602,7 +603,9 @@ class TranslatedCpu:
         rip = self._rip_of(at)
         if words[W_MODE] & WIDE and not canonical(gva, self.cpu.sregs["cr4"]):
             words[W_RIP] = rip
-            self._step()  # it knows whether this is #GP or #SS
+            self.cpu.refresh()
+            if not self._through_bounce(rip, gva):  # both know whether this is #GP or #SS
+                self._step()
             return self._go()
         try:
             if (gva & PAGE - 1) + size <= PAGE and self.mmu.fill(gva, user, write):
@@ -611,9 +614,10 @@ class TranslatedCpu:
                 return at
         except Fault as fault:
             words[W_RIP] = rip
-            self._raise(fault)
-            return self._go()
-        words[W_RIP] = rip
+            if size < 16 or not gva & 15:
+                self._raise(fault)
+                return self._go()
+        words[W_RIP] = rip  # that it isn't aligned may come before the page fault
         self.cpu.refresh()
         if not self._through_bounce(rip, gva):
             self._step()
@@ -753,7 +757,7 @@ class TranslatedCpu:
         rip = block.rip(host + 1)
         words[W_RIP] = rip
         self.cpu.refresh()
-        fault = self._fault_of(number, self._fetch(rip), block.page.mode)
+        fault = self._fault_of(number)
         if fault is None:
             raise InternalError(
                 f"signal {number} in emitted code for {rip:#x}: {self.registers_text()}", where="translate"
@@ -761,20 +765,14 @@ class TranslatedCpu:
         self._raise(fault)
         return self._go()
 
-    def _fault_of(self, number: int, code: bytes, mode: int) -> Fault | None:
-        from pykvm.translate import emit_vector
-        from pykvm.translate.decode import decode
-
-        _, opcode, *_ = decode(code, 0, bool(mode & WIDE))
-        if number == signal.SIGFPE:
-            if opcode in (0xF6, 0xF7):
-                return Fault(DE)
-            return Fault(MF) if 0xD8 <= opcode < 0xE0 or opcode == 0x9B else Fault(XM)
-        if opcode not in emit_vector.ACTIONS:
-            return None
+    def _fault_of(self, number: int) -> Fault | None:
+        """The guest's exception for a signal of emitted code; None where it is our own fault."""
+        vector = self._words[W_SIGNAL_VECTOR]
         if number == signal.SIGILL:
             return Fault(UD)
-        return Fault(GP, 0) if number == signal.SIGSEGV else None
+        if number == signal.SIGFPE and vector in (DE, MF, XM):
+            return Fault(vector)
+        return Fault(GP, 0) if number == signal.SIGSEGV and vector == GP else None
 
     def registers_text(self) -> str:
         """All general registers, for a message about a fault of our own."""

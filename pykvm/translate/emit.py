@@ -209,6 +209,8 @@ class Emitter:
             prefixes &= ~REPEAT  # XACQUIRE and XRELEASE, or nothing
         if opcode == 0x1B8 and not prefixes & F3:
             raise NotTranslated
+        if opcode == 0x1C3 and (p.value >= 0xC0 or p.prefixes & (OPERAND | REPEAT)):
+            raise NotTranslated  # #UD
         if opcode in (0x1BC, 0x1BD):
             prefixes &= ~REPEAT  # TZCNT and LZCNT are BSF and BSR to a CPU without them
         prefixes &= LOCK | OPERAND | REPEAT

@@ -9,10 +9,11 @@ from __future__ import annotations
 from struct import pack
 
 from pykvm.translate.context import HOST_REGISTER, SCRATCH, SCRATCH2, SLOT
-from pykvm.translate.decode import F2, F3, LOCK, OPERAND
+from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND
 from pykvm.translate.emit import FROM_CX, HOST_ADDRESS, Emitter, NotTranslated, Parts, prefix_bytes
 from pykvm.translate.encode import load_slot, store_slot
 from pykvm.translate.operands import (
+    BOTH,
     MEMORY_ONLY,
     READ,
     VECTOR,
@@ -164,7 +165,8 @@ def state(e: Emitter, p: Parts) -> bytes:
         access = WRITE if p.digit == 3 else READ
         return e.address(p) + e.access(4, access) + b"\x42\x0f\xae" + bytes((4 | p.digit << 3, 0x09))
     if p.digit in (0, 1):
-        out = e.address(p) + e.access(512, WRITE if p.digit == 0 else READ) + HOST_ADDRESS
+        # FXSAVE leaves the last bytes as they are.
+        out = e.address(p) + e.access(512, BOTH if p.digit == 0 else READ) + HOST_ADDRESS
         out += bytes((0x41 | p.rex & 8, 0x0F, 0xAE, 1 | p.digit << 3))
         if p.digit == 0:  # FIP and FDP would be addresses of the host's
             out += b"\x49\xc7\x41\x08" + pack("<i", 0) + b"\x49\xc7\x41\x10" + pack("<i", 0)
@@ -176,13 +178,19 @@ def state(e: Emitter, p: Parts) -> bytes:
 
 def masked_move(e: Emitter, p: Parts) -> bytes:
     """MASKMOVQ and MASKMOVDQU, which store at RDI."""
-    if p.value < 0xC0 or p.prefixes & (LOCK | F2 | F3) or not e.wide:
+    if p.value < 0xC0 or p.prefixes & (LOCK | F2 | F3):
         raise NotTranslated
     size = 16 if p.prefixes & OPERAND else 8
+    narrow = not e.wide or p.prefixes & ADDRESS
+    out = b"\x41\x89\xf9" if narrow else b"\x49\x89\xf9"  # mov r9, rdi
+    if p.prefixes & (FS | GS):
+        out += load_slot(SCRATCH2, SLOT["gs_base" if p.prefixes & GS else "fs_base"])
+        out += HOST_ADDRESS if e.wide else b"\x46\x8d\x0c\x09"
+    rex = bytes((0x40 | p.rex & 5,)) if p.rex & 5 else b""
     return (
-        b"\x49\x89\xf9" + e.access(size, WRITE) + HOST_ADDRESS  # mov r9, rdi
+        out + e.access(size, BOTH) + HOST_ADDRESS
         + b"\x48\x89\xf9\x4c\x89\xcf"  # mov rcx, rdi; mov rdi, r9
-        + p.code
+        + prefix_bytes(p.prefixes & OPERAND) + rex + b"\x0f\xf7" + bytes((p.value,))
         + b"\x48\x89\xcf"  # mov rdi, rcx
     )  # fmt: skip
 

@@ -879,7 +879,8 @@ class Runtime:
 
         Where emitted code (``origin`` to ``limit``) raised it, that is left for SIGNAL; elsewhere the
         handler returns with the signal's default action, so that it comes again and ends the process.
-        The places in ucontext_t are those of <sys/ucontext.h>: gregs at 40, RSP the 15th, RIP the 16th.
+        The places in ucontext_t are those of <sys/ucontext.h>: gregs at 40, RSP the 15th,
+        RIP the 16th, the exception's vector the 20th.
         """
         asm = self.asm
         asm.label("signal-exit")
@@ -896,6 +897,8 @@ class Runtime:
         asm.mov(RAX, rsp)
         asm.mov(Mem(RAX, SLOT["signal"]), RDI)
         asm.mov(Mem(RAX, SLOT["signal_rip"]), RCX)
+        asm.mov(RDI, Mem(RDX, 40 + 8 * 20))
+        asm.mov(Mem(RAX, SLOT["signal_vector"]), RDI)
         asm.mov(Mem(RAX, SLOT["return"]), RCX)
         asm.set(RCX, asm.address("signal-exit"))
         asm.mov(rip, RCX)

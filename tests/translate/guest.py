@@ -1,0 +1,176 @@
+"""A translated CPU on a few MiB of memory that runs code from START to a fault, and gives all of its state.
+
+Its pages lie at the addresses of places.py; those that are neighbours there are none in physical memory.
+The first exception ends a run, before it is delivered.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from unittest import mock
+
+from places import CODE, CODE_PAGES, DATA, DATA_PAGES, END, GS_BASE, PAGE, READ_ONLY
+
+from pykvm.devices.bus import MemoryBus, PortBus
+from pykvm.memory import GuestMemory
+from pykvm.translate import features
+from pykvm.translate.cpu import TranslatedCpu
+from pykvm.x86 import entry
+from pykvm.x86.exceptions import Fault
+from pykvm.x86.registers import EFER_NXE, GPRS
+
+RAM = 4 << 20
+GDT, TABLES, FREE_TABLES = 0x1000, 0x2000, 0x3000
+DATA_AT = (0x20_5000, 0x21_0000, 0x20_1000, 0x3F_F000)
+READ_ONLY_AT = 0x23_7000
+CODE_AT = (0x10_3000, 0x10_0000, 0x12_2000, 0x10_1000)
+PRESENT, WRITABLE, USER, ACCESSED, DIRTY = 1, 2, 4, 0x20, 0x40
+CR0_MP, CR0_NE, CR0_WP = 2, 0x20, 0x1_0000
+CR4_OSFXSR, CR4_OSXMMEXCPT = 0x200, 0x400
+HOST = features.host_features()
+
+
+class Stopped(Exception):
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+class Recorder(TranslatedCpu):
+    """Stops at an exception; counts the instructions that the interpreter does."""
+
+    steps = 0
+
+    def _raise(self, fault: Fault) -> None:
+        raise Stopped(fault)
+
+    def _step(self) -> None:
+        self.steps += 1
+        super()._step()
+
+
+class Guest:
+    """``wide``: 64-bit code, else 32-bit code in compatibility mode."""
+
+    def __init__(
+        self, *, cpl: int = 3, wide: bool = True, bmi2: bool = True, host: frozenset[str] = HOST
+    ) -> None:
+        self.memory = GuestMemory.pc(RAM)
+        self.view = self.memory.regions[0].view
+        lacking = frozenset() if bmi2 else frozenset(("bmi2",))
+        with mock.patch.object(features, "host_features", return_value=host - lacking):
+            self.cpu = Recorder(
+                0, self.memory, PortBus(), MemoryBus(), threading.Lock(), features.offered(host),
+                tsc_hz=10**9, cause=lambda kind, *text: kind,
+            )  # fmt: skip
+        self.ports = self.cpu._ports
+        self.cpl = cpl
+        self.wide = wide
+        self._next_table = FREE_TABLES
+        for number, gpa in enumerate(DATA_AT[:DATA_PAGES]):
+            self.map(DATA + number * PAGE, gpa)
+        self.map(READ_ONLY, READ_ONLY_AT, PRESENT | USER)
+        for number, gpa in enumerate(CODE_AT[:CODE_PAGES]):
+            self.map(CODE + number * PAGE, gpa)
+            self.view[gpa : gpa + PAGE] = bytes((END,)) * PAGE
+        self.reset()
+
+    def close(self) -> None:
+        self.cpu.close()
+
+    def reset(self) -> None:
+        """The CPU in its mode, with flat segments."""
+        state = entry.long(CODE, stack=DATA, gdt=GDT, page_tables=TABLES)
+        sregs = state["sregs"]
+        sregs["cr0"] |= CR0_MP | CR0_NE | CR0_WP
+        sregs["efer"] |= EFER_NXE
+        sregs["cr4"] |= CR4_OSFXSR | CR4_OSXMMEXCPT
+        for name in ("cs", "ss", "ds", "es", "fs", "gs"):
+            sregs[name] = {**sregs[name], "dpl": self.cpl, "selector": sregs[name]["selector"] | self.cpl}
+        if not self.wide:
+            sregs["cs"] = {**sregs["cs"], "l": 0, "db": 1}
+        for name in ("fs", "gs"):
+            sregs[name]["base"] = GS_BASE
+        self.cpu.load(state)
+
+    def map(self, gva: int, gpa: int, bits: int = PRESENT | WRITABLE | USER) -> None:
+        """Map a page, by 4-level tables."""
+        table = TABLES
+        for shift in (39, 30, 21):
+            at = table + (gva >> shift & 511) * 8
+            value = int.from_bytes(self.view[at : at + 8], "little")
+            if not value & PRESENT:
+                value = self._next_table | PRESENT | WRITABLE | USER
+                self._next_table += PAGE
+                self.view[at : at + 8] = value.to_bytes(8, "little")
+            table = value & -PAGE
+        at = table + (gva >> 12 & 511) * 8
+        self.view[at : at + 8] = (gpa | bits).to_bytes(8, "little")
+
+    # Memory at the addresses of places.py
+
+    def place(self, gva: int) -> int:
+        """The guest-physical address."""
+        number = gva - CODE >> 12
+        if 0 <= number < CODE_PAGES:
+            return CODE_AT[number] + gva % PAGE
+        return DATA_AT[gva - DATA >> 12] + gva % PAGE
+
+    def put(self, gva: int, data: bytes) -> None:
+        """Write as a device would: the translator is told."""
+        while data:
+            room = PAGE - gva % PAGE
+            self.cpu._physical.write(self.place(gva), data[:room])
+            data = data[room:]
+            gva += room
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(bytes(self.view[gpa : gpa + PAGE]) for gpa in DATA_AT)
+
+    @data.setter
+    def data(self, data: bytes) -> None:
+        for number, gpa in enumerate(DATA_AT):
+            self.view[gpa : gpa + PAGE] = data[number * PAGE : (number + 1) * PAGE]
+
+    # State
+
+    @property
+    def regs(self) -> list[int]:
+        return [self.cpu.cpu.regs[name] for name in GPRS]
+
+    @regs.setter
+    def regs(self, values: list[int]) -> None:
+        for name, value in zip(GPRS, values, strict=True):
+            self.cpu.cpu.regs[name] = value
+
+    @property
+    def flags(self) -> int:
+        return self.cpu.cpu.regs["rflags"]
+
+    @flags.setter
+    def flags(self, value: int) -> None:
+        self.cpu.cpu.regs["rflags"] = value
+
+    @property
+    def rip(self) -> int:
+        return self.cpu.cpu.regs["rip"]
+
+    @property
+    def fx(self) -> bytes:
+        return bytes(self.cpu.cpu._fpu)
+
+    @fx.setter
+    def fx(self, image: bytes) -> None:
+        self.cpu.cpu._fpu[:] = image
+
+    def run(self, start: int) -> Fault:
+        """From ``start`` to an exception, which is given."""
+        self.cpu.steps = 0
+        self.cpu.cpu.regs["rip"] = start
+        try:
+            ended: Any = self.cpu.run()
+        except Stopped as stopped:
+            return stopped.fault
+        raise AssertionError(f"the run ended without an exception: {ended}")
