@@ -133,7 +133,11 @@ def base_register(e: Emitter, p: Parts) -> bytes:
             store_slot(9, SLOT[f"r{p.rm}"]) if host is None else register_register(0x8B, 8, host, 9)
         )
     out += load_slot(9, SLOT[f"r{p.rm}"]) if host is None else register_register(0x8B, 8, 9, host)
-    return out + (b"" if p.rex & 8 else b"\x45\x89\xc9") + store_slot(9, slot)
+    if not p.rex & 8:
+        return out + b"\x45\x89\xc9" + store_slot(9, slot)
+    # pushfq; mov rcx, r9; shl rcx, 16; sar rcx, 16; sub rcx, r9; popfq; jrcxz: canonical, else #GP
+    out += bytes.fromhex("9c 4c89c9 48c1e110 48c1f910 4c29c9 9d e3") + bytes((len(leave),)) + leave
+    return out + store_slot(9, slot)
 
 
 def fpu_state(e: Emitter, p: Parts) -> bytes:

@@ -8,7 +8,40 @@ _RSVD = "the error code of a reserved bit lacks P (SDM vol. 3 §4.7)"
 _RESERVED = "reserved bits are not checked"
 _GATE = "the error code names the gate by 16 bytes, not by 8 (SDM vol. 3 §6.13)"
 
+_TARGET = "an address that is not canonical is found at the target, not at the instruction"
+_RF = "RF is not set in the saved flags of a fault"
+_NO_IMPLICIT = "the CPU's own accesses are not checked by SMAP"
+
 TCG: dict[str, dict[str, str]] = {
+    "tasks": {"badfs": "a fault of the new task is given the old task's EIP"},
+    "doublefault": {"ud": "EXT is not set where the delivery of an exception faults (SDM vol. 3 §6.13)"},
+    "paging32": {"rsvd": _RSVD},
+    "v86": {"flags": _RF, "limit": _NO_LIMITS, "limit32": _NO_LIMITS},
+    "pae": {
+        "pdpt": "a directory pointer gets an accessed bit",
+        **dict.fromkeys(("nonxe", "rsvd", "tworsvd"), _RSVD),
+        "badpdpte": _RESERVED,
+    },
+    "smap": {"rmw": "an access that reads and writes faults as a read", "implicit": _NO_IMPLICIT},
+    "ist": {
+        "ss": "#SS of a stack that is not canonical comes as #DF",
+        "type": _GATE,
+        "absent": _GATE,
+        "offset": _TARGET,
+    },
+    "syscall": {
+        "flags": "SYSCALL clears the arithmetic flags",
+        "badrcx": _TARGET,
+        "r11": "SYSRET takes VM and RF from R11",
+        "r11flags": "SYSRET takes VM and RF from R11",
+    },
+    "sysenter": {"badrip": _TARGET},
+    "rings": {
+        "badbase": _RESERVED,
+        "urcx": _RESERVED,
+        "badrip": _TARGET,
+        "ld": "a code segment with both L and D is taken",
+    },
     "exceptions32": {
         "icebp": "#UD, where the processor raises #DB",
         "rdmsr": "an unknown MSR reads 0",
@@ -25,8 +58,8 @@ TCG: dict[str, dict[str, str]] = {
     },
     "paging64": dict.fromkeys(("nonxe", "rsvd", "rsvdw", "ursvd", "tworsvd", "onersvd", "pml4ps"), _RSVD),
     "segments": dict.fromkeys(
-        "beyond straddle straddlew wrap pagebeyond downlow downwrap down16top ronlyw codew null nullwrite "
-        "stack ssnow".split(),
+        ("beyond", "straddle", "straddlew", "wrap", "pagebeyond", "downlow", "downwrap", "down16top")
+        + ("ronlyw", "codew", "null", "nullwrite", "stack", "ssnow"),
         _NO_LIMITS,
     ),
 }

@@ -32,7 +32,7 @@ def facts(line: str) -> dict[str, str]:
     """The facts of a kernel's line by name."""
     head, *words = line.split()
     pairs = [word.split("=", 1) for word in words]
-    found = {name: value for name, value in pairs}
+    found = dict(pairs)
     assert len(found) == len(pairs), f"{head} a name twice"
     return found
 
