@@ -82,6 +82,9 @@ W_FAST_SYSTEM = SLOT["fast_system"] // 8
 W_RAX = SLOT["rax"] // 8
 W_RDX = SLOT["rdx"] // 8
 W_RCX = SLOT["rcx"] // 8
+W_ACCESS_FLAG = SLOT["access_flag"] // 8
+W_CS = SLOT["cs"] // 8
+W_SYSTEM_FLAGS = SLOT["system_flags"] // 8
 W_ELEMENT = SLOT["element"] // 8
 
 
@@ -171,6 +174,7 @@ class TranslatedCpu:
         fpu[:] = bytes(self.cpu.area.initial(self.cpu.components).data[:512])
         self._last_modes = [KERNEL_64, USER_64]
         self._store: Store | None = None
+        self._special = 0
         self._clear_jumps()
         self._handlers = (
             *(self._on_miss, self._on_interpret, self._on_chain, self._on_jump, self._on_attention),
@@ -370,6 +374,8 @@ class TranslatedCpu:
             return
         if cpu.changed:
             self._commit()
+        elif self._special_flags() != self._special:
+            self._follow_mode()
         if outcome.fault is not None:
             self._raise(outcome.fault)
         elif outcome.single_step:
@@ -531,10 +537,17 @@ class TranslatedCpu:
         """Segments or control registers have changed: in which mode code runs now."""
         mode = self._present_mode()
         self._words[W_MODE] = mode
+        self._special = self._special_flags()
         if mode != INTERPRET_ONLY and self._last_modes[mode & USER] != mode:
             self._last_modes[mode & USER] = mode
             self._clear_jumps((mode & USER,))
         self._follow_syscall()
+
+    def _special_flags(self) -> int:
+        """The flags that decide about the mode: TF, VM, and AC in ring 3."""
+        words = self._words
+        flags = words[W_SYSTEM_FLAGS] & (RFLAGS_TF | RFLAGS_VM)
+        return flags | words[W_ACCESS_FLAG] if words[W_CS] & 3 == 3 else flags
 
     def _present_mode(self) -> int:
         cpu = self.cpu

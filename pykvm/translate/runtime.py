@@ -477,9 +477,8 @@ class Runtime:
     # Flags
 
     def _image(self) -> None:
-        """R9 = RFLAGS as the guest sees them; the host's are saved. RCX is lost."""
+        """R9 = RFLAGS as the guest sees them, of which the host's are saved. RCX is lost."""
         asm = self.asm
-        self._save_flags()
         asm.mov(R9, slot("saved_flags"))
         asm.alu_number(AND, R9, ARITHMETIC, wide=False)
         asm.alu(OR, R9, slot("system_flags"))
@@ -519,6 +518,7 @@ class Runtime:
         # pushf: the image in ``temporary``, for the block to store
         self.entries["do_pushf"] = asm.here
         asm.pop_to(slot("block_return"))
+        self._save_flags()
         self._image()
         asm.mov(slot("temporary"), R9)
         self._restore_flags()

@@ -182,7 +182,7 @@ class Saved:
         block = self._made.get(number)
         if block is None:
             columns = self._block
-            block = self._made[number] = Block(
+            block = Block(
                 page, columns["offset"][number], self._origin + self._bodies[number]
             )
             block.end = self._origin + columns["end"][number]
@@ -191,6 +191,8 @@ class Saved:
             last = number + 1 < len(marks)
             first, after = marks[number], marks[number + 1] if last else len(self._hosts)
             block.hosts, block.guests = self._hosts[first:after], self._guests[first:after]
+            if page.gpa >= 0:
+                self._made[number] = block
             first, after = jumps[number], jumps[number + 1] if last else len(self._places)
             block.places, block.targets = self._places[first:after], self._targets[first:after]
         return block
@@ -201,8 +203,9 @@ class Saved:
         if number < 0 or host > self._origin + self._block["end"][number]:
             return None
         block = self._made.get(number)
-        if block is None:  # of a page that nobody has taken: for its address only
+        if block is None:
             kept = self.pages[self._block["page"][number]]
+            # Of a page that nobody has taken: for its address only, and not to be remembered.
             page = kept.taken or CodePage(kept.id, kept.mode, kept.gva, -PAGE)
             block = self._make(number, page)
         return block

@@ -19,20 +19,6 @@ from guest_programs import Ran
 
 LONG = 900  # seconds for the guest; a busy host is slow
 
-#: What the translator can't do yet; a program that is the same all the same is told as "xpassed".
-LEFT = {
-    "clocks": "SYSCALL puts 0 for the arithmetic flags into R11",
-    "signals": "POPF that sets the trap flag is followed by no trap; SYSCALL's flags",
-    "x87": "fnsave, frstor and fldenv are undefined instructions",
-}
-
-
-def may_fail(request: pytest.FixtureRequest, there: Guests, name: str) -> None:
-    """Expect the failure of what isn't done yet."""
-    if there.backend == "translate" and name in LEFT:
-        request.node.add_marker(pytest.mark.xfail(reason=LEFT[name]))
-
-
 def lacks(backend: str) -> str:
     """Why this back end can't run a Linux here, or nothing."""
     if backend == "translate":
@@ -82,8 +68,7 @@ def there(
 
 
 @pytest.mark.parametrize("name", [*guests.PROGRAMS, guests.SMOKE])
-def test_a_program_prints_in_a_guest_what_it_prints_here(name, here, there, request):
-    may_fail(request, there, name)
+def test_a_program_prints_in_a_guest_what_it_prints_here(name, here, there):
     assert name in there.ran, f"{name} wasn't reached:\n{there.boots[-1].stdout[-2000:]}"
     assert guests.differences(here[name], there.ran[name]) == []
 
