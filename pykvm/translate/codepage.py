@@ -32,10 +32,13 @@ class Block:
 
     ``hosts`` and ``guests`` say where each instruction starts, there from ``body`` and here from ``offset``.
     ``places`` and ``targets`` are its direct jumps: where the distance lies, from ``body``, and to where it
-    goes. Their stubs lie, in the same order, before ``end``. ``spill`` is the page in which its only instruction ends.
+    goes. Their stubs lie, in the same order, before ``end``. ``spill`` is the page in which its only
+    instruction ends.
     """
 
-    __slots__ = ("body", "dead", "end", "guests", "hosts", "length", "offset", "page", "places", "spill", "targets")
+    __slots__ = (
+        *("body", "dead", "end", "guests", "hosts", "length", "offset", "page", "places", "spill", "targets"),
+    )
 
     def __init__(self, page: CodePage, offset: int, body: int) -> None:
         self.page = page

@@ -182,9 +182,7 @@ class Saved:
         block = self._made.get(number)
         if block is None:
             columns = self._block
-            block = Block(
-                page, columns["offset"][number], self._origin + self._bodies[number]
-            )
+            block = Block(page, columns["offset"][number], self._origin + self._bodies[number])
             block.end = self._origin + columns["end"][number]
             block.length = columns["length"][number]
             marks, jumps = columns["marks"], columns["jumps"]
