@@ -11,13 +11,13 @@ from struct import pack
 from pykvm.errors import InternalError
 from pykvm.translate import context
 from pykvm.translate.context import SLOT
-from pykvm.translate.decode import FS, GS, Undecoded, decode
+from pykvm.translate.decode import FS, GS, OPERAND, REPEAT, Undecoded, decode
 from pykvm.translate.emit import ACTIONS as INTEGER_ACTIONS
 from pykvm.translate.emit import Emitter, NotTranslated, Parts
 from pykvm.translate.emit_vector import ACTIONS as VECTOR_ACTIONS
 from pykvm.translate.encode import call_slot
-from pykvm.translate.operands import INTEGER, READ, WRITE
-from pykvm.x86.exceptions import GP, NM, SS, UD, Fault
+from pykvm.translate.operands import INTEGER, READ, VECTOR, WRITE, M
+from pykvm.x86.exceptions import GP, MF, NM, SS, UD, Fault
 from pykvm.x86.paging import READ as READ_ACCESS
 from pykvm.x86.paging import WRITE as WRITE_ACCESS
 from pykvm.x86.paging import canonical
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 M64 = (1 << 64) - 1
 # Of 16-byte operands these need not be aligned: opcode and mandatory prefix (bits as in decode.py).
 _UNALIGNED = frozenset((0x110, 0x111, 0x1F0, 0x1F7, *range(0x360, 0x364), *range(0x2C8, 0x2CE), 0x3CC))
+_WITHOUT_WAIT = frozenset(((0xD9, 6), (0xD9, 7), (0xDD, 6), (0xDD, 7)))  # FNSTENV FNSTCW FNSAVE FNSTSW
+FSW_ES = 0x80
 _BY_PREFIX = {0x16F: 4, 0x17F: 4}  # MOVDQU
 
 
@@ -98,6 +100,8 @@ class Bounce:
         start = SLOT["bounce"]
         if emitter.count:
             assert gva is not None
+            if self._raw[SLOT["fpu"] + 2] & FSW_ES and _waits(parts):
+                raise Fault(MF)
             self._check_alignment(opcode, prefixes, size, gva)
             self._check_address(parts, size, gva)
             if used & WRITE:
@@ -145,6 +149,16 @@ class Bounce:
         cpu.linear.translate(gva, WRITE_ACCESS, user)
         if (gva & 0xFFF) + size > 0x1000:
             cpu.linear.translate((gva | 0xFFF) + 1 & M64, WRITE_ACCESS, user)
+
+
+def _waits(p: Parts) -> bool:
+    """Whether an x87 exception that is pending comes before what the operand raises (Intel SDM vol. 1 §8.6)."""
+    if 0xD8 <= p.opcode < 0xE0:
+        return (p.opcode, p.digit) not in _WITHOUT_WAIT
+    if p.opcode not in VECTOR or p.prefixes & REPEAT:
+        return p.opcode == 0x1F7
+    row = VECTOR[p.opcode][1 if p.prefixes & OPERAND else 0]
+    return row is not None and M in row[2:]
 
 
 context_wide = 2

@@ -109,6 +109,7 @@ for _user in (0, 1):
     for _write in (0, 1):
         SLOT |= _slots(*(f"miss_{_user}{_write}_{size}" for size in MISS_SIZES))
         SLOT |= _slots(*(f"lookup_{_user}{_write}_{size}" for size in MISS_SIZES))
+SLOT |= _slots("addend_0", "addend_1")
 ROUTINES = (
     *("rep_movs_0", "rep_movs_1", "rep_stos_0", "rep_stos_1", "pushf", "popf", "syscall", "sysret", "iret"),
     *("cr3_write", "invlpg", "clac", "port_out", "port_in", "bounce"),

@@ -15,10 +15,11 @@ from pykvm.errors import InternalError
 from pykvm.libc.calls import anonymous
 from pykvm.translate import context, features, signals
 from pykvm.translate.blocks import Blocks
-from pykvm.translate.bounce import Bounce
+from pykvm.translate.bounce import FSW_ES, Bounce
 from pykvm.translate.codepage import FPU, KERNEL_64, PAGE, TIME, USER, USER_64, WIDE, Block, CodePage
 from pykvm.translate.context import REASONS, SLOT
 from pykvm.translate.delivery import Delivery
+from pykvm.translate.decode import decode
 from pykvm.translate.lookup import Lookup, jump_index
 from pykvm.translate.mmu import Mmu, TranslatedLinear
 from pykvm.translate.msrs import Msrs
@@ -81,6 +82,7 @@ W_TSC_OFFSET = SLOT["tsc_offset"] // 8
 W_FAST_SYSTEM = SLOT["fast_system"] // 8
 W_RAX = SLOT["rax"] // 8
 W_RDX = SLOT["rdx"] // 8
+W_RSP = SLOT["rsp"] // 8
 W_RCX = SLOT["rcx"] // 8
 W_ACCESS_FLAG = SLOT["access_flag"] // 8
 W_CS = SLOT["cs"] // 8
@@ -627,10 +629,10 @@ class TranslatedCpu:
                 return at
         except Fault as fault:
             words[W_RIP] = rip
-            if size < 16 or not gva & 15:
+            if (size < 16 or not gva & 15) and not self._raw[SLOT["fpu"] + 2] & FSW_ES:
                 self._raise(fault)
                 return self._go()
-        words[W_RIP] = rip  # that it isn't aligned may come before the page fault
+        words[W_RIP] = rip  # what else the instruction raises may come before the page fault
         self.cpu.refresh()
         if not self._through_bounce(rip, gva):
             self._step()
@@ -684,6 +686,10 @@ class TranslatedCpu:
         words = self._words
         rip = words[W_SCRATCH]
         words[W_RIP] = rip
+        if words[W_MODE] & WIDE and not canonical(rip, self.cpu.sregs["cr4"]):
+            self._take_back_jump()
+            self._raise(Fault(GP, 0))
+            return self._go()
         if words[W_ATTENTION]:
             return 0
         found = self._locate(rip)
@@ -691,6 +697,21 @@ class TranslatedCpu:
             return 0 if found is None else found.entry
         self._remember(rip, found)
         return found.entry
+
+    def _take_back_jump(self) -> None:
+        """RIP and RSP as they were before a jump, call or return to an address that isn't canonical."""
+        words = self._words
+        if words[W_RETURN] < self._runtime_end:
+            return
+        words[W_RIP] = self._rip_of(words[W_RETURN])
+        code = self._fetch(words[W_RIP])
+        length, opcode, _, _, modrm, _ = decode(code, 0, True)
+        if opcode == 0xFF and code[modrm] >> 3 & 7 == 2:
+            words[W_RSP] += 8
+        elif opcode == 0xC3:
+            words[W_RSP] -= 8
+        elif opcode == 0xC2:
+            words[W_RSP] -= 8 + int.from_bytes(code[length - 2 : length], "little")
 
     def _remember(self, rip: int, block: Block) -> None:
         """Put ``block`` into the jump cache."""

@@ -187,8 +187,9 @@ def masked_move(e: Emitter, p: Parts) -> bytes:
         out += load_slot(SCRATCH2, SLOT["gs_base" if p.prefixes & GS else "fs_base"])
         out += HOST_ADDRESS if e.wide else b"\x46\x8d\x0c\x09"
     rex = bytes((0x40 | p.rex & 5,)) if p.rex & 5 else b""
+    wait = b"" if size == 16 else b"\x9b"  # what x87 has pending comes while RDI is the guest's
     return (
-        out + e.access(size, BOTH) + HOST_ADDRESS
+        wait + out + e.access(size, BOTH) + HOST_ADDRESS
         + b"\x48\x89\xf9\x4c\x89\xcf"  # mov rcx, rdi; mov rdi, r9
         + prefix_bytes(p.prefixes & OPERAND) + rex + b"\x0f\xf7" + bytes((p.value,))
         + b"\x48\x89\xcf"  # mov rdi, rcx

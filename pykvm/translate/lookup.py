@@ -5,7 +5,8 @@ are, so that it fits between any two instructions of the guest: the table is ind
 ``movzx``, the tag is compared by ``lea``, ``shrx`` and ``jrcxz`` (context.py says why that is right). Where
 the TLB has no entry the routine ``miss_*`` is called, which finds one and comes back, or leaves.
 
-A host without BMI2 has neither ``rorx`` nor ``shrx``: there it is a routine that keeps the flags.
+A host without BMI2 has neither ``rorx`` nor ``shrx``: there it is a routine that keeps the flags, and a
+second that only a miss comes back to.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Lookup:
 
     def _make(self, user: int, write: int, size: int) -> bytes:
         if not self.bmi2:
-            return call_slot(SLOT[f"lookup_{user}{write}_{size}"])
+            return call_slot(SLOT[f"lookup_{user}{write}_{size}"]) + call_slot(SLOT[f"addend_{user}"])
         tag = (TLB_WRITE if write else TLB_READ)[user]
         # lea rcx, [rcx + r9 + size - 1]
         add = (

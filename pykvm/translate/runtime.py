@@ -79,6 +79,7 @@ class Runtime:
         asm.set(slot("return"), 0)  # ``rip`` says where
         asm.jump("leave")
         for user in (0, 1):
+            self._addend(user)
             for write in (0, 1):
                 self._walker(user, write)
                 for size in context.MISS_SIZES:
@@ -411,7 +412,7 @@ class Runtime:
         asm.jump_to(slot("return"))
 
     def _slow_lookup(self, user: int, write: int, size: int) -> None:
-        """A lookup for hosts without BMI2: after a miss it is called once more."""
+        """A lookup for hosts without BMI2. Behind its call is one of ``addend``, to which a miss comes back."""
         asm = self.asm
         place = f"{user}{write}-{size}"
         self.entries[f"lookup_{user}{write}_{size}"] = asm.here
@@ -428,13 +429,26 @@ class Runtime:
         self._restore("rax")
         asm.jump_if("nz", f"lookup-miss-{place}")
         asm.mov(RCX, Mem(RSP, context.TLB_ADDEND[user], RCX, 8))
+        asm.alu_number(ADD, slot("return"), 7)  # the length of the call
         self._restore_flags()
         asm.jump_to(slot("return"))
         asm.label(f"lookup-miss-{place}")
-        asm.alu_number(SUB, slot("return"), 7)  # the length of the call
         self._restore_flags()
         asm.push_from(slot("return"))
         asm.jump(f"miss-{place}")
+
+    def _addend(self, user: int) -> None:
+        """RCX = what to add to R9, whose page has an entry."""
+        asm = self.asm
+        self.entries[f"addend_{user}"] = asm.here
+        asm.pop_to(slot("return"))
+        self._save_flags()
+        asm.mov(RCX, R9)
+        asm.shift(SHR, RCX, 12)
+        asm.load_word(RCX, RCX)
+        asm.mov(RCX, Mem(RSP, context.TLB_ADDEND[user], RCX, 8))
+        self._restore_flags()
+        asm.jump_to(slot("return"))
 
     def _invalid(self, reg: int) -> None:
         """``reg`` = a tag that no access through the entry RAX can match."""

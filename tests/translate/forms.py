@@ -285,7 +285,7 @@ def vector(rng: Random, opcode: int) -> Case:
     case = new_case(rng)
     rows = VECTOR[opcode]
     which = rng.choice([at for at, row in enumerate(rows) if row])
-    if rng.random() < 0.03:
+    if rng.random() < 0.03 and opcode != 0x12B:  # MOVNTSS and MOVNTSD are AMD's
         which = rng.randrange(4)
     row = rows[which] or (16, 1, "x", "x")
     size, _, reg_kind, rm_kind = row

@@ -107,6 +107,15 @@ class Guest:
             table = value & -PAGE
         at = table + (gva >> 12 & 511) * 8
         self.view[at : at + 8] = (gpa | bits).to_bytes(8, "little")
+        self.cpu.mmu.forget_page(gva)
+
+    def table_of(self, gva: int) -> int:
+        """Where the page table lies that maps the page of ``gva``."""
+        table = TABLES
+        for shift in (39, 30, 21):
+            at = table + (gva >> shift & 511) * 8
+            table = int.from_bytes(self.view[at : at + 8], "little") & 0xFFFF_F000
+        return table
 
     # Memory at the addresses of places.py
 

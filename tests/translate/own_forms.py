@@ -26,7 +26,7 @@ from forms import (
     size_of,
     target,
 )  # fmt: skip
-from places import CODE, CODE_END, DATA, PAGE
+from places import CODE, CODE_END, DATA, DATA_END, NON_CANONICAL, PAGE
 
 
 def _register(rng: Random) -> int:
@@ -188,6 +188,8 @@ def string(rng: Random) -> Case:
         case.regs[RAX] = int.from_bytes((fill if rng.random() < 0.6 else rng.randbytes(1)) * 8, "little")
     elif rng.random() < 0.3:
         case.regs[RSI] = case.regs[RDI] + rng.randrange(-16, 17)  # they overlap
+    if opcode & 0xFE == 0xA6 and not DATA <= case.regs[RDI] < DATA_END:  # which faults first is the CPU's
+        case.regs[RSI] = DATA + rng.randrange(PAGE)
     if rng.random() < 0.08 and max(case.regs[RSI], case.regs[RDI]) < 1 << 32:
         prefixes += b"\x67"
         for reg in (RCX, RSI, RDI):
@@ -226,6 +228,8 @@ def jump(rng: Random) -> Case:
     goal = rng.randrange(CODE, CODE_END)
     if abs(goal - case.start) < 20:
         goal = CODE if case.start > CODE + 40 else CODE_END - 1
+    if kind in (0xC3, 0xC2, 0xFF) and rng.random() < 0.1:
+        goal = NON_CANONICAL + rng.randrange(PAGE)
     if kind in (0x70, 0xEB, 0xE0):
         opcode = kind | rng.randrange(16 if kind == 0x70 else 4 if kind == 0xE0 else 1)
         case.regs[RCX] = rng.choice((0, 1, 2, 1 << 32, number(rng)))
