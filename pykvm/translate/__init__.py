@@ -9,6 +9,7 @@ lookup         the check before each guest memory access
 emit*          the host's instructions for one of the guest's
 blocks         blocks, the pages they come from, their links and their end
 mmu            the software TLB as Python sees it
+breakpoints    those of the debug registers
 state          the CPU's registers as the interpreter (x86/execute) takes them
 msrs           model-specific registers
 signals        faults of emitted code become the guest's

@@ -16,6 +16,7 @@ from pykvm.libc.calls import anonymous
 from pykvm.translate import context, features, signals
 from pykvm.translate.blocks import Blocks
 from pykvm.translate.bounce import FSW_ES, Bounce
+from pykvm.translate.breakpoints import ENABLED, STEP, Breakpoints, WatchedPorts
 from pykvm.translate.codepage import FPU, KERNEL_64, PAGE, TIME, USER, USER_64, WIDE, Block, CodePage
 from pykvm.translate.context import REASONS, SLOT
 from pykvm.translate.delivery import Delivery
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 M64 = (1 << 64) - 1
 NMI = 2
 INTERPRET_ONLY = M64  # the mode in which nothing is translated
+ITERATIONS = 4096  # of a repeated string instruction, in one call of the interpreter
 STEPS = 256  # interpreted in a row before a look at what waits
 RESET_VECTOR = (0xF000, 0xFFFF_0000, 0xFFF0)
 RUNNABLE, HALTED = 0, 3  # KVM_MP_STATE_*, whose numbers a saved state uses
@@ -159,13 +161,14 @@ class TranslatedCpu:
             msrs=Msrs(words, self.tsc, self._set_tsc, self._follow_syscall),
             features=cpuid.names(entries),
             physical_bits=cpuid.physical_bits(entries),
-            ports=_Ports(ports, lock),
+            ports=WatchedPorts(_Ports(ports, lock)),
             cpuid=self._cpuid,
             tsc=self.tsc,
             debug=list(DEBUG_AT_RESET),
         )
         self.mmu = Mmu(self.cpu, memory, self._physical, words, self._halves, raw)
         self.linear = TranslatedLinear(self.cpu, self._physical, self.mmu)
+        self._breakpoints = Breakpoints(self.cpu)
         words[SLOT["page_flags"] // 8] = self._pin(self.mmu.flags)
         words[SLOT["page_writers"] // 8] = self._pin(self.mmu.writers)
         words[SLOT["code_gpas"] // 8] = self._pin(self.blocks.gpas)
@@ -368,6 +371,17 @@ class TranslatedCpu:
         """Interpret one instruction."""
         cpu = self.cpu
         cpu.refresh()
+        debug = cpu.debug
+        assert debug is not None
+        watch = self._breakpoints if debug[7] & ENABLED else None
+        if watch is not None:
+            if hit := watch.on_code():
+                debug[6] |= hit
+                self._raise(Fault(DB))
+                return
+            watch.hits = 0
+        if self.linear.breakpoints is not watch:
+            self._watch(watch)
         outcome = step(cpu, self.linear)
         if outcome is None:
             if self._native():
@@ -378,12 +392,20 @@ class TranslatedCpu:
             self._commit()
         elif self._special_flags() != self._special:
             self._follow_mode()
+        if self._nmi and not cpu.nmi_masked:
+            self._words[W_ATTENTION] = 1  # it waited for this IRET
         if outcome.fault is not None:
             self._raise(outcome.fault)
-        elif outcome.single_step:
-            assert cpu.debug is not None
-            cpu.debug[6] |= 1 << 14
+        elif outcome.single_step or (watch is not None and watch.hits):
+            debug[6] |= (STEP if outcome.single_step else 0) | (watch.hits if watch is not None else 0)
             self._raise(Fault(DB))
+
+    def _watch(self, breakpoints: Breakpoints | None) -> None:
+        """Note what instructions access, or no longer; repeated string instructions go by one element then."""
+        self.linear.breakpoints = breakpoints
+        ports: Any = self.cpu.ports
+        ports.breakpoints = breakpoints
+        self.cpu.iterations = 1 if breakpoints is not None else ITERATIONS
 
     def _native(self) -> bool:
         """An x87 or SSE instruction that the interpreter doesn't know, done through the bounce buffer."""
@@ -558,7 +580,7 @@ class TranslatedCpu:
         if not cr0 & CR0_PE or flags & (RFLAGS_TF | RFLAGS_VM):
             return INTERPRET_ONLY
         assert cpu.debug is not None
-        if cpu.debug[7] & 0xFF:
+        if cpu.debug[7] & ENABLED:
             return INTERPRET_ONLY
         bits, cpl = cpu.bits, cpu.cpl
         if bits == 16 or cpl in (1, 2) or (cpl == 3 and flags & 1 << 18 and cr0 & 1 << 18):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from array import array
 
 from pykvm.translate import context
+from pykvm.translate.breakpoints import WatchedLinear
 from pykvm.translate.context import EDGE_ENTRIES, EDGE_INVALID, ENTRIES, SLOT
 from pykvm.x86.exceptions import PF, Fault
-from pykvm.x86.execute.linear import Linear
 from pykvm.x86.paging import FETCH, PTE_D, PTE_G, PTE_PS, PTE_US, PTE_XD, READ, WRITE, canonical, walk
 from pykvm.x86.registers import (
     CR0_PG,
@@ -336,7 +336,7 @@ def invalid(at: int) -> int:
     return -((at ^ 0x8000) << 12) & M64
 
 
-class TranslatedLinear(Linear):
+class TranslatedLinear(WatchedLinear):
     """The interpreter's memory, by the quick walk where it serves."""
 
     def __init__(self, cpu: ContextCpu, physical: Physical, mmu: Mmu) -> None:

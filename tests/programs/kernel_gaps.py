@@ -11,6 +11,7 @@ _GATE = "the error code names the gate by 16 bytes, not by 8 (SDM vol. 3 §6.13)
 _TARGET = "an address that is not canonical is found at the target, not at the instruction"
 _RF = "RF is not set in the saved flags of a fault"
 _NO_IMPLICIT = "the CPU's own accesses are not checked by SMAP"
+_NULL_COUNT = "the status has no null count, and OUT of the count before (8254 data sheet, read-back)"
 
 TCG: dict[str, dict[str, str]] = {
     "tasks": {"badfs": "a fault of the new task is given the old task's EIP"},
@@ -36,6 +37,16 @@ TCG: dict[str, dict[str, str]] = {
         "r11flags": "SYSRET takes VM and RF from R11",
     },
     "sysenter": {"badrip": _TARGET},
+    "step": {"tfrf": _RF},
+    "breakpoints": {
+        "bothdr6": "of two breakpoints that match DR6 tells one",
+        **dict.fromkeys(("gd", "gddr6", "gdoff"), "DR7.GD does nothing"),
+    },
+    "pit": {
+        **dict.fromkeys(("mode0", "mode2", "mode3", "mode1", "mode4", "mode7"), _NULL_COUNT),
+        "low0": "OUT stays high after a control word of mode 0",
+        "bcd": "counts are binary under BCD too",
+    },
     "rings": {
         "badbase": _RESERVED,
         "urcx": _RESERVED,
@@ -50,6 +61,7 @@ TCG: dict[str, dict[str, str]] = {
     "exceptions64": {
         "gpint": _GATE,
         "int20": _GATE,
+        "wraps": "of an access into what is not canonical only the first byte counts",
         "stack": "#GP, where an address by RBP that is not canonical is #SS",
         "efer": _RESERVED,
         "lstar": "an address that is not canonical is taken",
@@ -58,8 +70,10 @@ TCG: dict[str, dict[str, str]] = {
     },
     "paging64": dict.fromkeys(("nonxe", "rsvd", "rsvdw", "ursvd", "tworsvd", "onersvd", "pml4ps"), _RSVD),
     "segments": dict.fromkeys(
-        ("beyond", "straddle", "straddlew", "wrap", "pagebeyond", "downlow", "downwrap", "down16top")
-        + ("ronlyw", "codew", "null", "nullwrite", "stack", "ssnow"),
+        (
+            *("beyond", "straddle", "straddlew", "wrap", "pagebeyond", "downlow", "downwrap", "down16top"),
+            *("ronlyw", "codew", "null", "nullwrite", "stack", "ssnow"),
+        ),
         _NO_LIMITS,
     ),
 }
