@@ -70,5 +70,5 @@ def test_every_end_of_a_test_in_the_lab_is_that_of_its_twin(tmp_path):
     assert "RuntimeError: broken fixture" in run.stdout
     assert "not on a Tuesday" in run.stdout
     assert run.stdout.count("The lab ended (status 125) before this test had") >= 2
-    assert run.stdout.count("Kernel panic - not syncing: sysrq triggered crash") == 1
+    assert run.stdout.count("Kernel panic - not syncing: sysrq triggered crash") == 1, run.stdout
     assert "3 failed, 2 passed, 1 skipped, 7 deselected, 1 error" in run.stdout.splitlines()[-1]

@@ -26,7 +26,7 @@ def test_the_checkout_is_writable_and_its_changes_are_kept_from_the_host(request
     (request.config.rootpath / "written-in-the-lab").write_text("x")
 
 
-def test_the_tick_comes_by_itself():
+def test_the_ticks_come_by_themselves():
     # Else one interrupt that QEMU loses stops this machine for ever: see tests/lab/lab. 0 is periodic.
     timers = Path("/proc/timer_list").read_text()
-    assert re.findall(r"^Tick Device: mode: +(\d)$", timers, re.MULTILINE) == ["0"]
+    assert set(re.findall(r"^Tick Device: mode: +(\d)$", timers, re.MULTILINE)) == {"0"}
