@@ -18,7 +18,7 @@ SETTLE = 3.0  # seconds after the prompt until a guest counts as idle
 
 
 class Watched:
-    """The process that ``words`` start, with pykvm's cache in the folder ``cache``; killed at the end."""
+    """The process that ``words`` start, with pykvm's cache in the folder ``cache``; ended at the end."""
 
     def __init__(self, words: list[str], cache: str) -> None:
         self._start = time.monotonic()
@@ -37,8 +37,12 @@ class Watched:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._process.terminate()  # as a user would: what a boot leaves for the next one is written
+        try:
+            self._process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
     def until(self, text: bytes, seconds: float) -> float:
         """Seconds from the start until the guest prints ``text``."""
