@@ -20,7 +20,7 @@ import pytest
 
 LAB = Path(__file__).with_name("lab")
 HANG_SECONDS = 240  # after which a test's Python stack is printed, for the post-mortem
-CONSOLE_LINES = 60
+CONSOLE_LINES = 200  # a panic alone takes more than 50
 
 
 class Twin(pytest.Item):
