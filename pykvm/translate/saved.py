@@ -105,9 +105,14 @@ class Saved:
             self.pages.append(kept)
 
     def place(self, blocks: Blocks, remember: Callable[[int, Block], None]) -> None:
-        """Put the code where it lay before: nothing was translated yet. ``remember``: see store.py."""
+        """Put the code where it lay before: nothing was translated yet. ``remember``: see store.py.
+
+        Raises Damaged where it would leave no room for what is to come.
+        """
         self._remember = remember
         at = blocks.first
+        if at + len(self.code) > blocks.mapping.size // 2:
+            raise Damaged("too large")
         blocks.view[at : at + len(self.code)] = self.code
         self._origin = blocks.base + at
         blocks.used = at + len(self.code) + 63 & ~63
