@@ -18,6 +18,9 @@ from pykvm.translate.emit_vector import ACTIONS as VECTOR_ACTIONS
 from pykvm.translate.encode import call_slot
 from pykvm.translate.operands import INTEGER, READ, VECTOR, WRITE, M
 from pykvm.x86.exceptions import GP, MF, NM, SS, UD, Fault
+from pykvm.x86.execute.decode import DecodeError
+from pykvm.x86.execute.decode import decode as decode_whole
+from pykvm.x86.execute.step import Step
 from pykvm.x86.paging import READ as READ_ACCESS
 from pykvm.x86.paging import WRITE as WRITE_ACCESS
 from pykvm.x86.paging import canonical
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
     from pykvm.translate.blocks import Blocks
     from pykvm.translate.cpu import TranslatedCpu
+    from pykvm.translate.state import ContextCpu
+    from pykvm.x86.execute.linear import Linear
 
 M64 = (1 << 64) - 1
 # Of 16-byte operands these need not be aligned: opcode and mandatory prefix (bits as in decode.py).
@@ -36,6 +41,44 @@ _UNALIGNED = frozenset((0x110, 0x111, 0x1F0, 0x1F7, *range(0x360, 0x364), *range
 _WITHOUT_WAIT = frozenset(((0xD9, 6), (0xD9, 7), (0xDD, 6), (0xDD, 7)))  # FNSTENV FNSTCW FNSAVE FNSTSW
 FSW_ES = 0x80
 _BY_PREFIX = {0x16F: 4, 0x17F: 4}  # MOVDQU
+
+
+class Operand:
+    """An operand in memory, by segment and offset, and the instruction as 32-bit or 64-bit code has it."""
+
+    __slots__ = ("code", "length", "offset", "segment")
+
+    def __init__(self, code: bytes, length: int, segment: str, offset: int) -> None:
+        self.code = code
+        self.length = length
+        self.segment = segment
+        self.offset = offset
+
+
+def operand(code: bytes, cpu: ContextCpu, linear: Linear) -> Operand | None:
+    """The memory operand of the instruction ``code`` at RIP; None where it has none.
+
+    16-bit code is made 32-bit code: [ECX] stands for the operand, whose address isn't used.
+    """
+    try:
+        instruction = decode_whole(code, cpu.bits)
+    except DecodeError:
+        return None
+    if not instruction.is_memory:
+        return None
+    regs = cpu.regs
+    rip = regs["rip"]
+    regs["rip"] = rip + instruction.length & M64
+    step = Step(instruction, cpu, linear)
+    segment, offset = step.segment, step.offset()
+    regs["rip"] = rip
+    if cpu.bits == 16:
+        prefix = {"F2": b"\xf2", "F3": b"\xf3", "66": b"\x66"}.get(instruction.prefix, b"")
+        if not instruction.map:
+            prefix = b"\x66" if instruction.operand_size == 2 else b""
+        escape = bytes.fromhex(instruction.map)
+        code = prefix + escape + bytes((instruction.opcode, (instruction.reg & 7) << 3 | 1)) + bytes(1)
+    return Operand(code, instruction.length, segment, offset)
 
 
 class _BounceEmitter(Emitter):
@@ -61,12 +104,17 @@ class Bounce:
         self._raw = raw
         self._enter = enter
 
-    def carry_out(self, cpu: TranslatedCpu, code: bytes, mode: int, gva: int | None) -> bool:
+    def carry_out(
+        self, cpu: TranslatedCpu, code: bytes, mode: int, gva: int | None, place: Operand | None = None
+    ) -> bool:
         """Carry out the instruction ``code``; False where it is none with one operand in memory.
 
-        ``gva`` is the operand's address, None for an instruction that needs none. Raises Fault.
+        ``gva`` is the operand's address, None for an instruction that needs none or has its operand at
+        ``place``. Raises Fault.
         """
         wide = bool(mode & context_wide)
+        if place is not None:
+            code = place.code
         try:
             length, opcode, prefixes, rex, modrm, immediate = decode(code, 0, wide)
         except (Undecoded, IndexError):
@@ -76,7 +124,7 @@ class Bounce:
             return False
         if modrm >= immediate and not (gva is None and vector):
             return False
-        if modrm < immediate and gva is None and code[modrm] < 0xC0:
+        if modrm < immediate and gva is None and place is None and code[modrm] < 0xC0:
             return False
         state, rip = cpu.cpu, cpu._words[SLOT["rip"] // 8]
         if vector and opcode not in (0x2F0, 0x2F1):
@@ -87,7 +135,8 @@ class Bounce:
             if cr0 & (CR0_TS | CR0_EM):
                 raise Fault(NM)
         emitter = _BounceEmitter(self._blocks.lookup, 0, wide)
-        parts = Parts(code[:length], opcode, prefixes, rex, modrm, immediate, rip + length)
+        after = rip + (length if place is None else place.length)
+        parts = Parts(code[:length], opcode, prefixes, rex, modrm, immediate, after)
         action = (VECTOR_ACTIONS if vector else INTEGER_ACTIONS)[opcode]
         try:
             made = action(emitter, parts) if action is not None else None
@@ -99,11 +148,15 @@ class Bounce:
         size, used = emitter.size, emitter.used
         start = SLOT["bounce"]
         if emitter.count:
+            if place is not None:
+                access = WRITE_ACCESS if used & WRITE else READ_ACCESS
+                gva = cpu.linear.address(place.segment, place.offset, size, access)
             assert gva is not None
             if self._raw[SLOT["fpu"] + 2] & FSW_ES and _waits(parts):
                 raise Fault(MF)
             self._check_alignment(opcode, prefixes, size, gva)
-            self._check_address(parts, size, gva)
+            if place is None:
+                self._check_address(parts, size, gva)
             if used & WRITE:
                 self._may_write(cpu, gva, size, user)
             if used & READ or 0xD8 <= opcode < 0xE0:  # x87 may store nothing, with an exception pending
@@ -123,7 +176,7 @@ class Bounce:
         if emitter.count and used & WRITE:
             assert gva is not None
             cpu.linear.write_linear(gva, bytes(self._raw[start : start + size]), user=user)
-        cpu._words[SLOT["rip"] // 8] = rip + length & (M64 if wide else 0xFFFF_FFFF)
+        cpu._words[SLOT["rip"] // 8] = after & (M64 if wide else 0xFFFF_FFFF)
         return True
 
     def _check_address(self, p: Parts, size: int, gva: int) -> None:
@@ -152,7 +205,7 @@ class Bounce:
 
 
 def _waits(p: Parts) -> bool:
-    """Whether an x87 exception that is pending comes before what the operand raises (Intel SDM vol. 1 §8.6)."""
+    """Whether an x87 exception that is pending comes before what the operand raises (SDM vol. 1 §8.6)."""
     if 0xD8 <= p.opcode < 0xE0:
         return (p.opcode, p.digit) not in _WITHOUT_WAIT
     if p.opcode not in VECTOR or p.prefixes & REPEAT:

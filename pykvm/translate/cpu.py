@@ -15,7 +15,7 @@ from pykvm.errors import InternalError
 from pykvm.libc.calls import anonymous
 from pykvm.translate import context, features, signals
 from pykvm.translate.blocks import Blocks
-from pykvm.translate.bounce import FSW_ES, Bounce
+from pykvm.translate.bounce import FSW_ES, Bounce, operand
 from pykvm.translate.breakpoints import ENABLED, STEP, Breakpoints, WatchedPorts
 from pykvm.translate.codepage import FPU, KERNEL_64, PAGE, TIME, USER, USER_64, WIDE, Block, CodePage
 from pykvm.translate.context import REASONS, SLOT
@@ -40,6 +40,7 @@ from pykvm.x86.registers import (
     CR0_PG,
     CR0_TS,
     CR4_OSFXSR,
+    CR4_OSXMMEXCPT,
     CR4_TSD,
     EFER_SCE,
     GPRS,
@@ -143,9 +144,7 @@ class TranslatedCpu:
         self._physical = Physical(memory, mmio, self._written, lock)
         lookup = Lookup(bmi2="bmi2" in features.host_features())
         self.blocks = Blocks(lookup, self._source, self._second, self._protect)
-        runtime = Runtime(
-            self.blocks.base, KERNEL_64, USER_64, lookup, self.blocks.base + self.blocks.mapping.size
-        )
+        runtime = Runtime(self.blocks.base, lookup, self.blocks.base + self.blocks.mapping.size)
         self._runtime_end = self.blocks.base + len(runtime.code)
         self.blocks.reserve(runtime.code)
         bounce_at = self.blocks.reserve(bytes(256))
@@ -403,7 +402,7 @@ class TranslatedCpu:
             self._raise(Fault(DB))
 
     def _watch(self, breakpoints: Breakpoints | None) -> None:
-        """Note what instructions access, or no longer; repeated string instructions go by one element then."""
+        """Note what instructions access, or no longer; repeated string instructions then go one by one."""
         self.linear.breakpoints = breakpoints
         ports: Any = self.cpu.ports
         ports.breakpoints = breakpoints
@@ -415,7 +414,8 @@ class TranslatedCpu:
         cpu = self.cpu
         try:
             code = self._fetch(rip)
-            return self._bounce.carry_out(self, code, self._mode_for_bounce(), None)
+            place = operand(code, cpu, self.linear)
+            return self._bounce.carry_out(self, code, self._mode_for_bounce(), None, place)
         except Fault as fault:
             self._words[W_RIP] = rip
             cpu.refresh()
@@ -827,6 +827,8 @@ class TranslatedCpu:
         """The guest's exception for a signal of emitted code; None where it is our own fault."""
         vector = self._words[W_SIGNAL_VECTOR]
         if number == signal.SIGILL:
+            return Fault(UD)
+        if number == signal.SIGFPE and vector == XM and not self.cpu.sregs["cr4"] & CR4_OSXMMEXCPT:
             return Fault(UD)
         if number == signal.SIGFPE and vector in (DE, MF, XM):
             return Fault(vector)

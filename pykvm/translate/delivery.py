@@ -13,7 +13,7 @@ from __future__ import annotations
 from pykvm.translate import context
 from pykvm.translate.codepage import KERNEL_64, USER, USER_64
 from pykvm.translate.context import REGISTER_SLOT, SLOT
-from pykvm.translate.runtime import ARITHMETIC
+from pykvm.translate.routines import ARITHMETIC
 from pykvm.x86.exceptions import Fault
 from pykvm.x86.registers import RFLAGS_FIXED, RFLAGS_NT, RFLAGS_RF, RFLAGS_TF, RFLAGS_VM
 from pykvm.x86.segments import INTERRUPT_GATE32, TRAP_GATE32

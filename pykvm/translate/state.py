@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 
 from pykvm.translate.context import REGISTER_SLOT, SLOT
-from pykvm.translate.runtime import ARITHMETIC, SYSTEM
+from pykvm.translate.routines import ARITHMETIC, SYSTEM
 from pykvm.x86.execute.cpu import Cpu
 from pykvm.x86.registers import (
     CR0_PG,
