@@ -42,6 +42,21 @@ TCG: dict[str, dict[str, str]] = {
         "bothdr6": "of two breakpoints that match DR6 tells one",
         **dict.fromkeys(("gd", "gddr6", "gdoff"), "DR7.GD does nothing"),
     },
+    "lapic": {
+        "esr": "a vector below 16 is sent",
+        **dict.fromkeys(("lint0", "lint0still", "lint0on"), "software disable doesn't mask the LVT"),
+    },
+    "rtc": {"pf": "the periodic flag needs PIE"},
+    "x87": {
+        **dict.fromkeys(("under", "over", "tag"), "no stack fault"),
+        "mf": "a load takes no pending exception",
+        "ie": "C1 is set",
+    },
+    "sse": {
+        **dict.fromkeys(("noxmm", "xm", "kept"), "no exception of SSE is raised"),
+        "reserved": _RESERVED,
+    },
+    "fxsave": {"badmxcsr": _RESERVED, "mm3exp": "MMX leaves the exponent"},
     "pit": {
         **dict.fromkeys(("mode0", "mode2", "mode3", "mode1", "mode4", "mode7"), _NULL_COUNT),
         "low0": "OUT stays high after a control word of mode 0",
@@ -79,7 +94,7 @@ TCG: dict[str, dict[str, str]] = {
 }
 """QEMU 7.2 without KVM."""
 
-TCG_CANNOT: dict[str, str] = {}
+TCG_CANNOT: dict[str, str] = {"control": "paging without protection resets it"}
 """Kernels that QEMU 7.2 can't run at all."""
 
 EMULATING_KVM: dict[str, dict[str, str]] = {
