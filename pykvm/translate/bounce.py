@@ -209,7 +209,7 @@ def _waits(p: Parts) -> bool:
     if 0xD8 <= p.opcode < 0xE0:
         return (p.opcode, p.digit) not in _WITHOUT_WAIT
     if p.opcode not in VECTOR or p.prefixes & REPEAT:
-        return p.opcode == 0x1F7
+        return p.opcode == 0x1F7 and not p.prefixes & OPERAND
     row = VECTOR[p.opcode][1 if p.prefixes & OPERAND else 0]
     return row is not None and M in row[2:]
 

@@ -61,6 +61,8 @@ def _x87_environment(e: Emitter, p: Parts) -> bytes:
 
 
 def fwait(e: Emitter, p: Parts) -> bytes:
+    if p.prefixes & LOCK:
+        raise NotTranslated
     return b"\x9b"
 
 
@@ -197,6 +199,8 @@ def masked_move(e: Emitter, p: Parts) -> bytes:
 
 
 def empty_mmx(e: Emitter, p: Parts) -> bytes:
+    if p.prefixes & (LOCK | OPERAND | F2 | F3):
+        raise NotTranslated
     return b"\x0f\x77"
 
 

@@ -20,6 +20,7 @@ from pykvm.x86.registers import GPRS
 
 FLAGS_SEEN = 0xCD5
 CF, PFLAG, AF, ZF, SF, OF = 1, 4, 0x10, 0x40, 0x80, 0x800
+ALL = CF | PFLAG | AF | ZF | SF | OF
 FX_SEEN = (slice(0, 5), slice(24, 28), *(slice(at, at + 10) for at in range(32, 160, 16)), slice(160, 416))
 """Not the last instruction's address and operand, which aren't the guest's."""
 
@@ -49,19 +50,33 @@ def undefined(case: Case) -> int:
     while code[at] in b"\x66\x67\xf0\xf2\xf3\x64\x65\x2e\x36\x3e\x26":
         at += 1
     if code[at] & 0xF0 == 0x40:
+        if at + 1 == len(code):
+            return 0  # 32-bit code's INC and DEC
         at += 1
     opcode = code[at] if code[at] != 0x0F else 0x100 | code[at + 1]
+    following = code[at + 1 :] if opcode < 0x100 else code[at + 2 :]
+    digit = following[0] >> 3 & 7 if following else 0
     if opcode in (0xF6, 0xF7):
-        return FLAGS_SEEN & ~0x400
+        return (AF, AF, 0, 0, ALL & ~(CF | OF), ALL & ~(CF | OF), ALL, ALL)[digit]
     if opcode in (0x69, 0x6B, 0x1AF):
         return SF | ZF | AF | PFLAG
     if opcode in (0x1A3, 0x1AB, 0x1B3, 0x1BB, 0x1BA):
         return OF | SF | AF | PFLAG
     if opcode in (0x1BC, 0x1BD):
         return CF | OF | SF | AF | PFLAG
-    if opcode in (0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3, 0x1A4, 0x1A5, 0x1AC, 0x1AD):
+    if opcode in (0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3):
+        return OF if digit < 4 else AF | OF | CF
+    if opcode in (0x1A4, 0x1A5, 0x1AC, 0x1AD):
         return AF | OF | CF
-    return AF
+    if opcode in (0xD4, 0xD5):
+        return AF | OF | CF
+    if opcode in (0x27, 0x2F):
+        return OF
+    if opcode in (0x37, 0x3F):
+        return OF | SF | ZF | PFLAG
+    logic = opcode < 0x40 and opcode & 7 < 6 and opcode >> 3 in (1, 4, 6)
+    group1 = opcode in (0x80, 0x81, 0x82, 0x83) and digit in (1, 4, 6)
+    return AF if logic or group1 or opcode in (0x84, 0x85, 0xA8, 0xA9) else 0
 
 
 class Pair:

@@ -262,6 +262,8 @@ def integer(rng: Random, opcode: int) -> Case:
         immediate = bytes(at & 15 for at in immediate)
         case.regs[RCX] &= ~0x10
         case.fixed.add(RCX)
+    if opcode == 0xFF and reg in (2, 4) and size == 2:  # on AMD's this is of 16 bits
+        prefixes = prefixes.replace(b"\x66", b"")
     if reg_use:
         case.fixed.add(reg)
     if rng.random() < 0.55:

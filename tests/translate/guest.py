@@ -25,7 +25,7 @@ GDT, TABLES, FREE_TABLES = 0x1000, 0x2000, 0x3000
 DATA_AT = (0x20_5000, 0x21_0000, 0x20_1000, 0x3F_F000)
 READ_ONLY_AT = 0x23_7000
 CODE_AT = (0x10_3000, 0x10_0000, 0x12_2000, 0x10_1000)
-PRESENT, WRITABLE, USER, ACCESSED, DIRTY = 1, 2, 4, 0x20, 0x40
+PRESENT, WRITABLE, USER, NO_EXECUTE = 1, 2, 4, 1 << 63
 CR0_MP, CR0_NE, CR0_WP = 2, 0x20, 0x1_0000
 CR4_OSFXSR, CR4_OSXMMEXCPT = 0x200, 0x400
 HOST = features.host_features()
@@ -69,8 +69,8 @@ class Guest:
         self.wide = wide
         self._next_table = FREE_TABLES
         for number, gpa in enumerate(DATA_AT[:DATA_PAGES]):
-            self.map(DATA + number * PAGE, gpa)
-        self.map(READ_ONLY, READ_ONLY_AT, PRESENT | USER)
+            self.map(DATA + number * PAGE, gpa, PRESENT | WRITABLE | USER | NO_EXECUTE)
+        self.map(READ_ONLY, READ_ONLY_AT, PRESENT | USER | NO_EXECUTE)
         for number, gpa in enumerate(CODE_AT[:CODE_PAGES]):
             self.map(CODE + number * PAGE, gpa)
             self.view[gpa : gpa + PAGE] = bytes((END,)) * PAGE
@@ -183,3 +183,15 @@ class Guest:
         except Stopped as stopped:
             return stopped.fault
         raise AssertionError(f"the run ended without an exception: {ended}")
+
+    def interpret(self, start: int) -> Fault | None:
+        """By the interpreter alone, one instruction at ``start``; None where it raises nothing."""
+        regs = self.cpu.cpu.regs
+        regs["rip"] = start
+        self.cpu.cpu.refresh()
+        try:
+            while regs["rip"] == start:  # a repeated one takes several steps
+                self.cpu._step()
+        except Stopped as stopped:
+            return stopped.fault
+        return None

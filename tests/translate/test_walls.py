@@ -1,0 +1,78 @@
+"""Emitted code reaches the guest's memory and nothing else of the host's."""
+
+from __future__ import annotations
+
+import pytest
+from compare import KINDS, make
+from walls import Walls
+
+from pykvm.translate.decode import Undecoded, decode
+from pykvm.translate.emit import Emitter, NotTranslated, Parts
+from pykvm.translate.lookup import Lookup
+from pykvm.translate.translator import ACTIONS, JUMPS
+
+ROUNDS = 15
+
+
+def emitted(code: bytes, user: int, wide: bool, bmi2: bool) -> bytes | None:
+    """What is made of an instruction; None: it is the interpreter's."""
+    try:
+        length, opcode, prefixes, rex, modrm, immediate = decode(code, 0, wide)
+        emitter = Emitter(Lookup(bmi2), user, wide)
+        parts = Parts(code[:length], opcode, prefixes, rex, modrm, immediate, 0x7010_0000 + length)
+        if opcode in JUMPS:
+            return JUMPS[opcode](emitter, parts, (1 << 64) - 1 if wide else 0xFFFF_FFFF)[0]
+        action = ACTIONS[opcode]
+        return None if action is None else action(emitter, parts)
+    except (Undecoded, NotTranslated, IndexError):
+        return None
+
+
+@pytest.mark.parametrize("name, kind, opcode", KINDS, ids=[row[0] for row in KINDS])
+def test_every_access_is_the_contexts_or_was_looked_up(name, kind, opcode):
+    for count in range(ROUNDS):
+        case = make(kind, opcode, f"{name}:walls:{count}")
+        for user in (0, 1):
+            for wide in (True, False):
+                for bmi2 in (True, False):
+                    code = emitted(case.code, user, wide, bmi2)
+                    if code is not None:
+                        walls = Walls(user)
+                        assert walls.read(code) == [], f"{case.code.hex()} became {code.hex()}"
+
+
+_READ_4 = Lookup().code(0, 0, 4)
+_WRITE_4 = Lookup().code(0, 1, 4)
+BAD = {
+    "nothing looked up": b"\x42\x8b\x04\x09",
+    "another register": _READ_4 + b"\x8b\x00",
+    "wider": _READ_4 + b"\x4a\x8b\x04\x09",
+    "behind it": _READ_4 + b"\x42\x8b\x44\x09\x04",
+    "before it": _READ_4 + b"\x42\x8b\x44\x09\xfc",
+    "a write": _READ_4 + b"\x42\x89\x04\x09",
+    "R9 has changed": _WRITE_4 + b"\x49\xff\xc1\x42\x89\x04\x09",
+    "RCX has changed": _WRITE_4 + b"\x48\xff\xc1\x42\x89\x04\x09",
+    "R9 alone": _WRITE_4 + b"\x41\x89\x01",
+    "by GS": _WRITE_4 + b"\x65\x42\x89\x04\x09",
+    "32 bits of the address": _WRITE_4 + b"\x67\x42\x89\x04\x09",
+    "the other ring's": Lookup().code(1, 1, 4) + b"\x42\x89\x04\x09",
+    "RDI, looked up as R9": _WRITE_4 + b"\x48\x8d\x3c\x39\xab",
+    "outside the context": b"\x48\x8b\x84\x24\x00\x00\x00\x7f",
+    "an index of 64 bits": b"\x48\x8b\x8c\xcc\x00\x10\x00\x00",
+    "a system call": b"\x0f\x05",
+    "the stack": b"\x50",
+    "RSP": b"\x48\x83\xc4\x08",
+    "a pop to RSP": b"\x48\x89\xc4",
+}
+
+
+@pytest.mark.parametrize("code", BAD.values(), ids=BAD)
+def test_the_reader_sees_what_is_wrong(code):
+    assert Walls(0).read(code) != []
+
+
+@pytest.mark.parametrize("lookup, access", [(_READ_4, b"\x42\x8b\x04\x09"), (_WRITE_4, b"\x42\x89\x04\x09")])
+def test_the_reader_lets_pass_what_is_right(lookup, access):
+    walls = Walls(0)
+    assert walls.read(lookup + access) == []
+    assert walls.accesses > 2

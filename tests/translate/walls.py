@@ -1,0 +1,273 @@
+"""Reads emitted code and proves that it reaches no memory but the context's and what a lookup has found.
+
+One instruction's piece at a time, in the order in which it lies: jumps within a piece only skip. An access is
+allowed at [RSP + displacement] within the context; in one of its tables, indexed by 16 bits; or at an address
+made of a lookup's result, within the size and for the access that was looked up.
+"""
+
+from __future__ import annotations
+
+import capstone
+from capstone import x86_const as x86
+
+from pykvm.translate.context import (
+    CONTEXT_SIZE,
+    JUMP_HOST,
+    JUMP_TAG,
+    SLOT,
+    TABLE,
+    TLB_ADDEND,
+    TLB_READ,
+    TLB_WRITE,
+)
+from pykvm.translate.decode import Undecoded, decode
+
+_MD = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+_MD.detail = True
+_FORBIDDEN = frozenset(
+    (
+        *("syscall", "sysenter", "sysret", "int", "int3", "iret", "iretq", "hlt", "ret", "retf", "in", "out"),
+        *("insb", "insd", "outsb", "outsd", "wrfsbase", "wrgsbase", "rdfsbase", "rdgsbase", "xlatb"),
+        *("push", "pop", "pushfq", "popfq", "enter", "leave"),
+    )
+)
+_NO_ACCESS = frozenset(("lea", "nop"))
+_READS = frozenset(("test", "roundss", "roundsd", "fldenv", "frstor", "fxrstor", "fxrstor64"))
+# Where Capstone tells no size or a wrong one.
+_SIZES = {
+    **dict.fromkeys(("fxsave", "fxsave64", "fxrstor", "fxrstor64"), 512),
+    **dict.fromkeys(("fnsave", "frstor"), 108),
+    **dict.fromkeys(("fnstenv", "fldenv"), 28),
+    **dict.fromkeys(("comisd", "ucomisd", "roundsd"), 8),
+    **dict.fromkeys(("comiss", "ucomiss", "roundss"), 4),
+    "cmpxchg16b": 16,
+}
+_LOOKUPS = {
+    SLOT[f"lookup_{user}{write}_{size}"]: (bool(write), size, user)
+    for user in (0, 1) for write in (0, 1) for size in (1, 2, 4, 8, 10, 16, 28, 108, 512)
+}  # fmt: skip
+_MISSES = {
+    SLOT[f"miss_{user}{write}_{size}"]: (bool(write), size, user)
+    for user in (0, 1) for write in (0, 1) for size in (1, 2, 4, 8, 10, 16, 28, 108, 512)
+}  # fmt: skip
+_ADDENDS = (SLOT["addend_0"], SLOT["addend_1"])
+RCX, R9, RSP, RSI, RDI = x86.X86_REG_RCX, x86.X86_REG_R9, x86.X86_REG_RSP, x86.X86_REG_RSI, x86.X86_REG_RDI
+_FAMILY = {"rcx": RCX, "ecx": RCX, "cx": RCX, "cl": RCX, "ch": RCX, "r9": R9, "r9d": R9, "r9w": R9, "r9b": R9}
+_FAMILY |= {"rsi": RSI, "esi": RSI, "si": RSI, "sil": RSI, "rdi": RDI, "edi": RDI, "di": RDI, "dil": RDI}
+_FAMILY |= {"rsp": RSP, "esp": RSP, "sp": RSP, "spl": RSP}
+
+Found = tuple[bool, int, int]
+"""What was looked up: whether for writing, bytes, whether as a user."""
+
+
+def _on_registers(code: bytes) -> bool:
+    """Whether the rest is one instruction without an operand in memory, which Capstone doesn't know."""
+    try:
+        length, _, _, _, modrm, _ = decode(code, 0, True)
+    except (Undecoded, IndexError):
+        return False
+    return length == len(code) and code[modrm] >= 0xC0
+
+
+class Walls:
+    """The state of one piece's reading. ``hosts``: registers that hold a host address, by what was found."""
+
+    def __init__(self, user: int) -> None:
+        self.user = user
+        self.problems: list[str] = []
+        self.accesses = 0
+        self.pair: Found | None = None  # RCX + R9
+        self.kept: dict[int, tuple[Found, int]] = {}  # context slots that hold an addend, and whose
+        self.addend_of = 0  # the register whose value R9 was when RCX was found
+        self.copy = 0  # the register that R9 is a copy of
+        self.hosts: dict[int, Found] = {}
+        self._tag: Found | None = None
+        self._called: Found | None = None
+        self._index = False  # RCX has 16 bits
+        self._before: dict[int, tuple[Found, int]] = {}
+
+    def read(self, code: bytes) -> list[str]:
+        done = 0
+        for instruction in _MD.disasm(code, 0):
+            done = instruction.address + instruction.size
+            self._one(instruction)
+        if done != len(code) and not _on_registers(code[done:]):
+            self.problems.append(f"bytes that are no instruction at {done:#x}: {code[done:].hex()}")
+        return self.problems
+
+    def _fail(self, instruction: capstone.CsInsn, why: str) -> None:
+        self.problems.append(f"{instruction.address:#x} {instruction.mnemonic} {instruction.op_str}: {why}")
+
+    def _one(self, i: capstone.CsInsn) -> None:
+        name = i.mnemonic.split()[-1]
+        if name in _FORBIDDEN:
+            self._fail(i, "may not stand in emitted code")
+        if name != "call" and any(_FAMILY.get(i.reg_name(reg)) == RSP for reg in i.regs_access()[1]):
+            self._fail(i, "changes RSP")
+        if i.prefix[1] in (0x64, 0x65):
+            self._fail(i, "is by a segment of the host's")
+        if (
+            i.addr_size != 8
+            and name not in ("jecxz",)
+            and any(op.type == x86.X86_OP_MEM for op in i.operands)
+        ):
+            self._fail(i, "has an address of 32 bits")
+        found: Found | None = None
+        for op in i.operands:
+            if op.type == x86.X86_OP_MEM and name not in _NO_ACCESS and not name.startswith("nop"):
+                self.accesses += 1
+                found = self._access(i, name, op) or found
+        if name in ("maskmovdqu", "maskmovq"):
+            self.accesses += 1
+            self._within(i, self.hosts.get(RDI), 0, 16 if name[-1] == "u" else 8, True)
+        self._follow(i, name, found)
+
+    def _access(self, i: capstone.CsInsn, name: str, op: capstone.x86.X86Op) -> Found | None:
+        mem = op.mem
+        size = _SIZES.get(name, op.size)
+        write = name not in _READS and bool(not op.access or op.access & capstone.CS_AC_WRITE)
+        if mem.base == RSP:
+            self._context(i, mem, size)
+            return None
+        if {mem.base, mem.index} == {RCX, R9} and mem.scale == 1:
+            return self._within(i, self.pair, mem.disp, size, write)
+        if mem.index or mem.base not in (RCX, R9, RSI, RDI):
+            self._fail(i, "is an address of nothing that was looked up")
+            return None
+        return self._within(i, self.hosts.get(mem.base), mem.disp, size, write)
+
+    def _context(self, i: capstone.CsInsn, mem: capstone.x86.X86OpMem, size: int) -> None:
+        if not mem.index:
+            if not 0 <= mem.disp <= CONTEXT_SIZE - size:
+                self._fail(i, "lies outside the context")
+        elif mem.index != RCX or mem.scale != 8 or not self._index:
+            self._fail(i, "is an index that may be anything")
+        elif mem.disp not in (*TLB_READ, *TLB_WRITE, *TLB_ADDEND, *JUMP_TAG, *JUMP_HOST):
+            self._fail(i, f"is in no table of {TABLE:#x} bytes")
+
+    def _within(
+        self, i: capstone.CsInsn, found: Found | None, at: int, size: int, write: bool
+    ) -> Found | None:
+        if found is None:
+            self._fail(i, "is not behind a lookup")
+        elif at < 0 or at + size > found[1]:
+            self._fail(i, f"reaches {at + size} bytes of {found[1]}")
+        elif write and not found[0]:
+            self._fail(i, "writes where it may read")
+        elif found[2] != self.user:
+            self._fail(i, "has the rights of another ring")
+        return found
+
+    def _follow(self, i: capstone.CsInsn, name: str, found: Found | None) -> None:
+        """What the registers hold after it."""
+        ops = i.operands
+        memory = next((op.mem for op in ops if op.type == x86.X86_OP_MEM), None)
+        text = i.op_str
+        if name == "call" and memory is not None and memory.base == RSP:
+            self._call(memory.disp)
+            return
+        if name == "movzx" and text in ("ecx, cx", "ecx, r9w"):
+            self._set(RCX)
+            self._index = True
+            return
+        if name == "mov" and memory is not None and ops[0].type == x86.X86_OP_REG and ops[0].reg == RCX:
+            kept = self.kept.get(memory.disp) if memory.base == RSP and not memory.index else None
+            is_addend = memory.base == RSP and memory.index == RCX and memory.disp in TLB_ADDEND
+            is_tag = memory.base == RSP and memory.index == RCX and memory.disp in (*TLB_READ, *TLB_WRITE)
+            tag = (memory.disp in TLB_WRITE, 0, self._ring(memory.disp)) if is_tag else None
+            called = self._called
+            self._set(RCX)
+            if is_addend and called is not None and self._ring(memory.disp) == called[2]:
+                self.pair, self.addend_of = called, self.copy
+                self._called = None
+            elif kept is not None:
+                self.hosts[RCX - 1_000_000] = kept[0]  # an addend, of the register kept[1]
+                self.addend_of = kept[1]
+            self._tag = tag
+            return
+        if name == "mov" and memory is not None and memory.base == RSP and ops[1].type == x86.X86_OP_REG:
+            if ops[1].reg == RCX and self.pair is not None:
+                self.kept[memory.disp] = (self.pair, self.addend_of)
+            else:
+                self.kept.pop(memory.disp, None)
+            return
+        if name == "lea" and memory is not None:
+            self._lea(ops[0].reg, memory)
+            return
+        if name == "mov" and len(ops) == 2 and all(op.type == x86.X86_OP_REG for op in ops):
+            to, source = ops[0].reg, ops[1].reg
+            kept_host = self.hosts.get(source)
+            self._set(to)
+            if to == R9:
+                self.copy = source
+            if kept_host is not None and i.operands[0].size == 8:
+                self.hosts[to] = kept_host
+            return
+        for reg in i.regs_access()[1]:
+            family = _FAMILY.get(i.reg_name(reg))
+            if family is None:
+                continue
+            if name[:4] in ("movs", "stos", "lods", "cmps", "scas") and family in (RSI, RDI):
+                continue  # within the element: they are put back at once
+            self._set(family)
+
+    def _ring(self, table: int) -> int:
+        return next(user for user in (0, 1) if table in (TLB_READ[user], TLB_WRITE[user], TLB_ADDEND[user]))
+
+    def _call(self, slot: int) -> None:
+        if slot in _LOOKUPS:
+            self._called = _LOOKUPS[slot]
+            self._set(RCX)
+            self._called = _LOOKUPS[slot]
+        elif slot in _ADDENDS and self._called is not None:
+            called, self._called = self._called, None
+            self._set(RCX)
+            if _ADDENDS.index(slot) == called[2]:
+                self.pair, self.addend_of = called, self.copy
+        elif slot in _MISSES:
+            tag = self._tag
+            self._set(RCX)
+            missed = _MISSES[slot]
+            # the tag that was compared is that of the access and ring that a miss asks for
+            if tag is not None and tag[0] == missed[0] and tag[2] == missed[2] and tag[1] == missed[1]:
+                self._called = missed
+        else:
+            self._set(RCX)
+
+    def _lea(self, to: int, mem: capstone.x86.X86OpMem) -> None:
+        parts = {mem.base, mem.index}
+        if to == RCX and parts == {RCX, R9} and self._tag is not None and mem.scale == 1:
+            self._tag = (self._tag[0], mem.disp + 1, self._tag[2])  # the sum that is to stay in the page
+            tag = self._tag
+            self._set(RCX)
+            self._tag = tag
+            return
+        pair, addend = self.pair, self.hosts.get(RCX - 1_000_000)
+        if parts == {RCX, R9} and mem.scale == 1 and not mem.disp and to in (RCX, R9) and pair is not None:
+            self._set(to)
+            self.hosts[to] = pair
+            return
+        source = addend if addend is not None else pair
+        if to in (RSI, RDI) and parts == {RCX, to} and not mem.disp and source is not None:
+            of = self.addend_of
+            self._drop(to)
+            if of == to:
+                self.hosts[to] = source
+            return
+        self._set(to)
+
+    def _drop(self, reg: int) -> None:
+        self.hosts.pop(reg, None)
+
+    def _set(self, reg: int) -> None:
+        """``reg`` holds something else now."""
+        self.hosts.pop(reg, None)
+        if reg == RCX:
+            self.pair = None
+            self.hosts.pop(RCX - 1_000_000, None)
+            self._index = False
+            if self._tag is not None and self._tag[1] == 0:
+                self._tag = None
+        elif reg == R9:
+            self.pair = self._called = self._tag = None
+            self.copy = 0
