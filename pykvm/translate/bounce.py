@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pykvm.translate.blocks import Blocks
-    from pykvm.translate.cpu import TranslatedCpu
+    from pykvm.translate.core import Core
     from pykvm.translate.state import ContextCpu
     from pykvm.x86.execute.linear import Linear
 
@@ -105,7 +105,7 @@ class Bounce:
         self._enter = enter
 
     def carry_out(
-        self, cpu: TranslatedCpu, code: bytes, mode: int, gva: int | None, place: Operand | None = None
+        self, core: Core, code: bytes, mode: int, gva: int | None, place: Operand | None = None
     ) -> bool:
         """Carry out the instruction ``code``; False where it is none with one operand in memory.
 
@@ -126,7 +126,7 @@ class Bounce:
             return False
         if modrm < immediate and gva is None and place is None and code[modrm] < 0xC0:
             return False
-        state, rip = cpu.cpu, cpu._words[SLOT["rip"] // 8]
+        state, rip = core.cpu, core.words[SLOT["rip"] // 8]
         if vector and opcode not in (0x2F0, 0x2F1):
             cr0 = state.sregs["cr0"]
             sse = not (0xD8 <= opcode < 0xE0 or opcode == 0x9B)
@@ -150,7 +150,7 @@ class Bounce:
         if emitter.count:
             if place is not None:
                 access = WRITE_ACCESS if used & WRITE else READ_ACCESS
-                gva = cpu.linear.address(place.segment, place.offset, size, access)
+                gva = core.linear.address(place.segment, place.offset, size, access)
             assert gva is not None
             if self._raw[SLOT["fpu"] + 2] & FSW_ES and _waits(parts):
                 raise Fault(MF)
@@ -158,25 +158,25 @@ class Bounce:
             if place is None:
                 self._check_address(parts, size, gva)
             if used & WRITE:
-                self._may_write(cpu, gva, size, user)
+                self._may_write(core, gva, size, user)
             if used & READ or 0xD8 <= opcode < 0xE0:  # x87 may store nothing, with an exception pending
-                self._raw[start : start + size] = cpu.linear.read_linear(gva, size, user=user)
+                self._raw[start : start + size] = core.linear.read_linear(gva, size, user=user)
         made += call_slot(SLOT["do_bounce"])
         at = self._at - self._blocks.base
         self._blocks.mapping.view[at : at + len(made)] = made
         reason = self._enter(self._at)
         if reason == context.SIGNAL:
-            fault = cpu._fault_of(cpu._words[SLOT["signal"] // 8])
+            fault = core.fault_of(core.words[SLOT["signal"] // 8])
             if fault is None:
                 raise InternalError(f"signal in the bounce of {code[:length].hex()}", where="translate")
-            cpu._words[SLOT["rip"] // 8] = rip
+            core.words[SLOT["rip"] // 8] = rip
             raise fault
         if reason != context.BOUNCE:
             raise InternalError(f"the bounce of {code[:length].hex()} left for {reason}", where="translate")
         if emitter.count and used & WRITE:
             assert gva is not None
-            cpu.linear.write_linear(gva, bytes(self._raw[start : start + size]), user=user)
-        cpu._words[SLOT["rip"] // 8] = after & (M64 if wide else 0xFFFF_FFFF)
+            core.linear.write_linear(gva, bytes(self._raw[start : start + size]), user=user)
+        core.words[SLOT["rip"] // 8] = after & (M64 if wide else 0xFFFF_FFFF)
         return True
 
     def _check_address(self, p: Parts, size: int, gva: int) -> None:
@@ -198,10 +198,10 @@ class Bounce:
         if opcode in VECTOR_ACTIONS and size in (16, 512):
             raise Fault(GP, 0)
 
-    def _may_write(self, cpu: TranslatedCpu, gva: int, size: int, user: bool) -> None:
-        cpu.linear.translate(gva, WRITE_ACCESS, user)
+    def _may_write(self, core: Core, gva: int, size: int, user: bool) -> None:
+        core.linear.translate(gva, WRITE_ACCESS, user)
         if (gva & 0xFFF) + size > 0x1000:
-            cpu.linear.translate((gva | 0xFFF) + 1 & M64, WRITE_ACCESS, user)
+            core.linear.translate((gva | 0xFFF) + 1 & M64, WRITE_ACCESS, user)
 
 
 def _waits(p: Parts) -> bool:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pykvm.devices.bus import MemoryBus
+    from pykvm.devices.bus import MemoryBus, PortBus
     from pykvm.memory import GuestMemory, Region
 
 PAGE = 0x1000
@@ -31,6 +31,10 @@ class Physical:
         self._low = memory.regions[0].view
         self._low_end = memory.low_end if memory.regions[0].end == memory.low_end else 0
         self.low_words = self._low.cast("Q")
+
+    def view(self, gpa: int, size: int) -> memoryview:
+        """RAM, to read."""
+        return self._memory.view(gpa, size)
 
     def region_at(self, gpa: int) -> Region | None:
         return self._memory.region_at(gpa)
@@ -87,6 +91,22 @@ class Physical:
 
     def put_u64(self, gpa: int, value: int) -> None:
         self.write(gpa, value.to_bytes(8, "little"))
+
+
+class LockedPorts:
+    """The port bus, for the interpreter: under the device lock."""
+
+    def __init__(self, bus: PortBus, lock: Any) -> None:
+        self._bus = bus
+        self._lock = lock
+
+    def read(self, port: int, size: int) -> int:
+        with self._lock:
+            return self._bus.read(port, size)
+
+    def write(self, port: int, size: int, value: int) -> None:
+        with self._lock:
+            self._bus.write(port, size, value)
 
 
 def _accesses(gpa: int, size: int) -> list[tuple[int, int]]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"pykvm translated"
 HEADER = Struct("<16s32s8I")
+COVERED = 52  # the checksum is of all from here on
 LARGEST = 48 << 20  # bytes of code; more is not kept
 WORTH = 500  # instructions: fewer new ones are not worth a file
 
@@ -68,7 +69,7 @@ class Saved:
             raise Damaged("too short") from error
         if magic != MAGIC or maker != made_by:
             raise Damaged("made by another version")
-        if zlib.crc32(memoryview(data)[HEADER.size :]) != crc:
+        if zlib.crc32(memoryview(data)[COVERED:]) != crc:
             raise Damaged("its checksum is wrong")
         at = HEADER.size
         columns = []
@@ -259,7 +260,8 @@ def image(blocks: Blocks, made_by: bytes, is_remembered: Callable[[Block], bool]
     tables = (*page_columns, *columns, hosts, guests, places, targets)
     body = b"".join([*(column.tobytes() for column in tables), blocks.view[blocks.first : blocks.used]])
     counts = (len(pages), len(rows), len(hosts), len(places), size, len(blocks.by_id) - 1, 0)
-    return HEADER.pack(MAGIC, made_by, zlib.crc32(body), *counts) + body
+    rest = HEADER.pack(MAGIC, made_by, 0, *counts)[COVERED:]
+    return HEADER.pack(MAGIC, made_by, zlib.crc32(body, zlib.crc32(rest)), *counts) + body
 
 
 def _crc(block: Block, blocks: Blocks) -> int:

@@ -123,7 +123,7 @@ class Pair:
             )
         elif vector == PF:
             natively = host.word(native.ERROR)
-            large = case.code.find(b"\x0f\xae") >= 0 or guest.cpu._words[SLOT["size"] // 8] > 16
+            large = case.code.find(b"\x0f\xae") >= 0 or guest.cpu.core.words[SLOT["size"] // 8] > 16
             natively &= ~(4 if guest.cpl != 3 else 0)
             if not large and (
                 error != natively or cr2 != host.word(native.CR2)

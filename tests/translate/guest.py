@@ -40,14 +40,20 @@ class Stopped(Exception):
 class Recorder(TranslatedCpu):
     """Stops at an exception; counts the instructions that the interpreter does."""
 
-    steps = 0
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.steps = 0
+        self._step = self.core.step
+        self.core.step = self._counted
+        self.core.raise_fault = _stop
 
-    def _raise(self, fault: Fault) -> None:
-        raise Stopped(fault)
-
-    def _step(self) -> None:
+    def _counted(self) -> None:
         self.steps += 1
-        super()._step()
+        self._step()
+
+
+def _stop(fault: Fault) -> None:
+    raise Stopped(fault)
 
 
 class Guest:
@@ -64,7 +70,7 @@ class Guest:
                 0, self.memory, PortBus(), MemoryBus(), threading.Lock(), features.offered(host),
                 tsc_hz=10**9, cause=lambda kind, *text: kind,
             )  # fmt: skip
-        self.ports = self.cpu._ports
+        self.ports = self.cpu._exits._ports
         self.cpl = cpl
         self.wide = wide
         self._next_table = FREE_TABLES
@@ -107,7 +113,7 @@ class Guest:
             table = value & -PAGE
         at = table + (gva >> 12 & 511) * 8
         self.view[at : at + 8] = (gpa | bits).to_bytes(8, "little")
-        self.cpu.mmu.forget_page(gva)
+        self.cpu.core.mmu.forget_page(gva)
 
     def table_of(self, gva: int) -> int:
         """Where the page table lies that maps the page of ``gva``."""
@@ -130,7 +136,7 @@ class Guest:
         """Write as a device would: the translator is told."""
         while data:
             room = PAGE - gva % PAGE
-            self.cpu._physical.write(self.place(gva), data[:room])
+            self.cpu.core.physical.write(self.place(gva), data[:room])
             data = data[room:]
             gva += room
 
@@ -147,37 +153,37 @@ class Guest:
 
     @property
     def regs(self) -> list[int]:
-        return [self.cpu.cpu.regs[name] for name in GPRS]
+        return [self.cpu.core.cpu.regs[name] for name in GPRS]
 
     @regs.setter
     def regs(self, values: list[int]) -> None:
         for name, value in zip(GPRS, values, strict=True):
-            self.cpu.cpu.regs[name] = value
+            self.cpu.core.cpu.regs[name] = value
 
     @property
     def flags(self) -> int:
-        return self.cpu.cpu.regs["rflags"]
+        return self.cpu.core.cpu.regs["rflags"]
 
     @flags.setter
     def flags(self, value: int) -> None:
-        self.cpu.cpu.regs["rflags"] = value
+        self.cpu.core.cpu.regs["rflags"] = value
 
     @property
     def rip(self) -> int:
-        return self.cpu.cpu.regs["rip"]
+        return self.cpu.core.cpu.regs["rip"]
 
     @property
     def fx(self) -> bytes:
-        return bytes(self.cpu.cpu._fpu)
+        return bytes(self.cpu.core.cpu._fpu)
 
     @fx.setter
     def fx(self, image: bytes) -> None:
-        self.cpu.cpu._fpu[:] = image
+        self.cpu.core.cpu._fpu[:] = image
 
     def run(self, start: int) -> Fault:
         """From ``start`` to an exception, which is given."""
         self.cpu.steps = 0
-        self.cpu.cpu.regs["rip"] = start
+        self.cpu.core.cpu.regs["rip"] = start
         try:
             ended: Any = self.cpu.run()
         except Stopped as stopped:
@@ -186,12 +192,12 @@ class Guest:
 
     def interpret(self, start: int) -> Fault | None:
         """By the interpreter alone, one instruction at ``start``; None where it raises nothing."""
-        regs = self.cpu.cpu.regs
+        regs = self.cpu.core.cpu.regs
         regs["rip"] = start
-        self.cpu.cpu.refresh()
+        self.cpu.core.cpu.refresh()
         try:
             while regs["rip"] == start:  # a repeated one takes several steps
-                self.cpu._step()
+                self.cpu.core.step()
         except Stopped as stopped:
             return stopped.fault
         return None

@@ -33,7 +33,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 @pytest.mark.parametrize("name, kind, opcode", KINDS, ids=[row[0] for row in KINDS])
 def test_an_instruction_does_what_the_processor_does(name, kind, opcode, pair):
-    bmi2 = pair.guest.cpu.blocks.lookup.bmi2
+    bmi2 = pair.guest.cpu.core.blocks.lookup.bmi2
     for count in range(ROUNDS if bmi2 else ROUNDS // 3):
         seed = f"{name}:{pair.guest.cpl}:{bmi2}:{count}"
         case = make(kind, opcode, seed)

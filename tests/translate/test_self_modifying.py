@@ -241,10 +241,10 @@ def test_code_beside_the_page_table_that_maps_it(guest, how):
     second = guest.place(DATA + PAGE) | PRESENT | WRITABLE | USER
     code = read + b"\x88\xc3" + mov(RDX, second) + b"\x48\x89\x14\x25" + pack("<I", entry) + invalidate
     code += read + b"\xc6\x04\x25" + pack("<IB", DATA + 8, 0x55)
-    guest.cpu._physical.write(table + 300 * 8, code + bytes((END,)))
+    guest.cpu.core.physical.write(table + 300 * 8, code + bytes((END,)))
     for _ in range(2):
         guest.view[table + (DATA >> 12 & 511) * 8 :][:8] = (before & ~0x60).to_bytes(8, "little")
-        guest.cpu.mmu.forget()
+        guest.cpu.core.mmu.forget()
         guest.run(here)
         assert guest.rip == here + len(code)
         assert (guest.regs[RBX] & 0xFF, guest.regs[RAX] & 0xFF) == (1, 2)
@@ -253,4 +253,4 @@ def test_code_beside_the_page_table_that_maps_it(guest, how):
         value = int.from_bytes(guest.view[table + (DATA >> 12 & 511) * 8 :][:8], "little")
         assert value & 0x60 == 0x60  # accessed and dirty
     guest.view[table + (DATA >> 12 & 511) * 8 :][:8] = before.to_bytes(8, "little")
-    guest.cpu.mmu.forget()
+    guest.cpu.core.mmu.forget()

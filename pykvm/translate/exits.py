@@ -1,0 +1,300 @@
+"""What emitted code returns to Python for, a method each.
+
+A method does what is needed and says where in emitted code to go on: 0 means that RIP says where, after a
+look at what waits.
+"""
+
+from __future__ import annotations
+
+from pykvm.errors import InternalError
+from pykvm.translate import context
+from pykvm.translate.bounce import FSW_ES
+from pykvm.translate.codepage import M64, PAGE, USER, WIDE
+from pykvm.translate.context import SLOT
+from pykvm.translate.decode import decode
+from pykvm.translate.lookup import jump_index
+from pykvm.x86.exceptions import GP, Fault
+from pykvm.x86.paging import WRITE, canonical
+from pykvm.x86.registers import RFLAGS_IOPL
+from pykvm.x86.segments import TSS_IO_MAP_BASE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pykvm.devices.bus import PortBus
+    from pykvm.translate.codepage import Block
+    from pykvm.translate.core import Core
+
+W_ATTENTION = SLOT["attention"] // 8
+W_RETURN = SLOT["return"] // 8
+W_ARGUMENT = SLOT["argument"] // 8
+W_SIZE = SLOT["size"] // 8
+W_RIP = SLOT["rip"] // 8
+W_SCRATCH = SLOT["scratch"] // 8
+W_MODE = SLOT["mode"] // 8
+W_SIGNAL = SLOT["signal"] // 8
+W_SIGNAL_RIP = SLOT["signal_rip"] // 8
+W_BLOCK_RETURN = SLOT["block_return"] // 8
+W_RAX = SLOT["rax"] // 8
+W_RDX = SLOT["rdx"] // 8
+W_RSP = SLOT["rsp"] // 8
+W_RCX = SLOT["rcx"] // 8
+W_SYSTEM_FLAGS = SLOT["system_flags"] // 8
+W_ELEMENT = SLOT["element"] // 8
+
+
+class Exits:
+    """``handlers`` are the methods in the order of context.REASONS."""
+
+    def __init__(self, core: Core, ports: PortBus) -> None:
+        self.core = core
+        self.finder = core.finder
+        self._ports = ports
+        self.handlers = (
+            *(self._on_miss, self._on_interpret, self._on_chain, self._on_jump, self._on_attention),
+            *(self._on_page_check, self._on_stale, self._on_sti, self._on_signal, self._on_port_out),
+            *(self._on_port_in, self._on_event, self._on_bounce),
+        )
+
+    def _on_miss(self) -> int:
+        words = self.core.words
+        at, gva, argument = words[W_RETURN], words[W_SCRATCH], words[W_ARGUMENT]
+        user, write = argument & 1, argument >> 1
+        size = words[W_SIZE] + 1
+        rip = self.finder.rip_of(at)
+        if words[W_MODE] & WIDE and not canonical(gva, self.core.cpu.sregs["cr4"]):
+            words[W_RIP] = rip
+            self.core.cpu.refresh()
+            if not self._through_bounce(rip, gva):  # both know whether this is #GP or #SS
+                self.core.step()
+            return self.finder.go()
+        try:
+            if (gva & PAGE - 1) + size <= PAGE and self.core.mmu.fill(gva, user, write):
+                return at
+            if write and (gva & PAGE - 1) + size <= PAGE and self._write_beside_code(at, gva, user, size):
+                return at
+        except Fault as fault:
+            words[W_RIP] = rip
+            if (size < 16 or not gva & 15) and not self.core.raw[SLOT["fpu"] + 2] & FSW_ES:
+                self.core.raise_fault(fault)
+                return self.finder.go()
+        words[W_RIP] = rip  # what else the instruction raises may come before the page fault
+        self.core.cpu.refresh()
+        if not self._through_bounce(rip, gva):
+            self.core.step()
+        return self.finder.go()
+
+    def _write_beside_code(self, at: int, gva: int, user: int, size: int) -> bool:
+        """Let one write to a page with code through, unless it hits the block that writes."""
+        words = self.core.words
+        gpa = self.core.mmu.find(gva, WRITE, bool(user)).gpa
+        if self.core.mmu.number(gpa) < 0:
+            return False
+        if at < self.core.runtime_end:  # REP MOVS and REP STOS, which go on to the page's end
+            size = min(words[W_RCX] << words[W_ELEMENT], PAGE - (gva & PAGE - 1))
+            at = words[W_BLOCK_RETURN]
+        self.core.blocks.written(gpa, size)
+        block = self.core.blocks.block_at(at)
+        if block is None or block.dead:
+            return False
+        self.core.mmu.fill(gva, user, 0)
+        return True
+
+    def _through_bounce(self, rip: int, gva: int) -> bool:
+        try:
+            return self.core.bounce.carry_out(self.core, self.core.fetch(rip), self.core.bounce_mode(), gva)
+        except Fault as fault:
+            self.core.words[W_RIP] = rip
+            self.core.raise_fault(fault)
+            return True
+
+    def _on_interpret(self) -> int:
+        self.core.step()
+        return self.finder.go()
+
+    def _on_chain(self) -> int:
+        words, blocks = self.core.words, self.core.blocks
+        stub = words[W_RETURN]
+        block = blocks.block_at(stub)
+        if block is None:
+            raise InternalError("a jump of no block", where="translate")
+        place, target = block.jump_of(stub)
+        words[W_RIP] = target
+        generation = blocks.generation
+        found = self.finder.locate(target)
+        if found is None:
+            return 0
+        if generation == blocks.generation and words[W_RIP] == target:
+            blocks.patch(block, place, found.body if found.page is block.page else found.entry)
+        return found.entry
+
+    def _on_jump(self) -> int:
+        words = self.core.words
+        rip = words[W_SCRATCH]
+        words[W_RIP] = rip
+        if words[W_MODE] & WIDE and not canonical(rip, self.core.cpu.sregs["cr4"]):
+            self._take_back_jump()
+            self.core.raise_fault(Fault(GP, 0))
+            return self.finder.go()
+        if words[W_ATTENTION]:
+            return 0
+        found = self.finder.locate(rip)
+        if found is None or words[W_RIP] != rip:
+            return 0 if found is None else found.entry
+        self.finder.remember(rip, found)
+        return found.entry
+
+    def _take_back_jump(self) -> None:
+        """RIP and RSP as they were before a jump, call or return to an address that isn't canonical."""
+        words = self.core.words
+        if words[W_RETURN] < self.core.runtime_end:
+            return
+        words[W_RIP] = self.finder.rip_of(words[W_RETURN])
+        code = self.core.fetch(words[W_RIP])
+        length, opcode, _, _, modrm, _ = decode(code, 0, True)
+        if opcode == 0xFF and code[modrm] >> 3 & 7 == 2:
+            words[W_RSP] += 8
+        elif opcode == 0xC3:
+            words[W_RSP] -= 8
+        elif opcode == 0xC2:
+            words[W_RSP] -= 8 + int.from_bytes(code[length - 2 : length], "little")
+
+    def _on_attention(self) -> int:
+        at = self.core.words[W_RETURN]
+        if at:
+            self.core.words[W_RIP] = self.finder.rip_of(at)
+        return 0
+
+    def _on_page_check(self) -> int:
+        words = self.core.words
+        at = words[W_RETURN]
+        block = self.core.blocks.block_at(at + 1)
+        if block is None:
+            raise InternalError("a page check of no block", where="translate")
+        rip = block.start & M64
+        words[W_RIP] = rip
+        if at != block.body:  # of the page in which the instruction ends
+            return self._check_second(block, at)
+        generation = self.core.blocks.generation
+        found = self.finder.locate(rip)
+        if found is None:
+            return 0
+        if generation == self.core.blocks.generation and words[W_RIP] == rip:
+            tag = (context.JUMP_TAG[found.page.mode & USER] >> 3) + jump_index(rip)
+            if words[tag] == -rip & M64:
+                self.finder.remember(rip, found)
+        return found.entry
+
+    def _check_second(self, block: Block, at: int) -> int:
+        try:
+            second = self.finder.code_page(
+                block.page.gva + PAGE & (M64 if block.page.mode & WIDE else 0xFFFF_FFFF)
+            )
+        except Fault as fault:
+            self.core.raise_fault(fault)
+            return self.finder.go()
+        if second is not None and second is block.spill:
+            return at
+        self.core.blocks.kill(block)
+        return self.finder.go()
+
+    def _on_stale(self) -> int:
+        block = self.core.blocks.block_at(self.core.words[W_RETURN])
+        if block is None:
+            raise InternalError("the end of no block", where="translate")
+        words = self.core.words
+        rip = words[W_RIP] = block.start & M64
+        generation = self.core.blocks.generation
+        found = self.finder.locate(rip)
+        if found is None:
+            return 0
+        if generation == self.core.blocks.generation and words[W_RIP] == rip and found.page is block.page:
+            self.core.blocks.forward(block, found)
+        return found.entry
+
+    def _on_sti(self) -> int:
+        """Interrupts are on, and one waits: it is taken after the next instruction."""
+        self.core.step()
+        return 0
+
+    def _on_signal(self) -> int:
+        words = self.core.words
+        number, host = words[W_SIGNAL], words[W_SIGNAL_RIP]
+        block = self.core.blocks.block_at(host + 1) if host >= self.core.runtime_end else None
+        if block is None:
+            raise self._own_fault(number, f"at {host - self.core.blocks.base:#x}")
+        rip = block.rip(host + 1)
+        words[W_RIP] = rip
+        self.core.cpu.refresh()
+        fault = self.core.fault_of(number)
+        if fault is None:
+            raise InternalError(
+                f"signal {number} in emitted code for {rip:#x}: {self.core.registers_text()}",
+                where="translate",
+            )
+        self.core.raise_fault(fault)
+        return self.finder.go()
+
+    def _own_fault(self, number: int, place: str) -> InternalError:
+        text = f"signal {number} in emitted code {place}: {self.core.registers_text()}"
+        return InternalError(text, where="translate")
+
+    def _may_use(self, port: int, size: int) -> bool:
+        """Whether code of ring 3 may use a port, as far as is quickly known (Intel SDM vol. 1 §19.5)."""
+        if self.core.words[W_SYSTEM_FLAGS] & RFLAGS_IOPL == RFLAGS_IOPL:
+            return True
+        task = self.core.cpu.sregs["tr"]
+        try:
+            start = self.core.linear.read_system(task["base"] + TSS_IO_MAP_BASE, 2) + (port >> 3)
+            if start + 1 > task["limit"]:
+                return False
+            bits = self.core.linear.read_system(task["base"] + start, 2)
+        except Fault:
+            return False
+        return not bits >> (port & 7) & (1 << size) - 1
+
+    def _port_by_interpreter(self, argument: int) -> int:
+        words = self.core.words
+        words[W_RIP] = words[W_RIP] - (argument >> 12 & 15) & M64
+        self.core.step()
+        return self.finder.go()
+
+    def _on_port_out(self) -> int:
+        words = self.core.words
+        argument = words[W_ARGUMENT]
+        size = argument & 7
+        port = argument >> 16 if argument & 0x100 else words[W_RDX] & 0xFFFF
+        if argument & 0x200 and not self._may_use(port, size):
+            return self._port_by_interpreter(argument)
+        value = words[W_RAX] & (0xFF, 0xFFFF, 0, 0xFFFF_FFFF)[size - 1]
+        writer = self._ports.writes.get(size << 16 | port)
+        with self.core.lock:
+            if writer is not None:
+                writer[0](writer[1], size, value)
+            else:
+                self._ports.write(port, size, value)
+        return 0 if words[W_ATTENTION] else words[W_RETURN]
+
+    def _on_port_in(self) -> int:
+        words = self.core.words
+        argument = words[W_ARGUMENT]
+        size = argument & 7
+        port = argument >> 16 if argument & 0x100 else words[W_RDX] & 0xFFFF
+        if argument & 0x200 and not self._may_use(port, size):
+            return self._port_by_interpreter(argument)
+        reader = self._ports.reads.get(size << 16 | port)
+        with self.core.lock:
+            value = reader[0](reader[1], size) if reader is not None else self._ports.read(port, size)
+        if size == 4:
+            words[W_RAX] = value & 0xFFFF_FFFF
+        else:
+            mask = (1 << 8 * size) - 1
+            words[W_RAX] = words[W_RAX] & ~mask | value & mask
+        return 0 if words[W_ATTENTION] else words[W_RETURN]
+
+    def _on_event(self) -> int:
+        """A log of the TLB was full, or a large page was dropped: everything goes."""
+        self.core.mmu.forget()
+        return self.core.words[W_BLOCK_RETURN]
+
+    def _on_bounce(self) -> int:
+        raise InternalError("the bounce buffer's code was entered by a guest", where="translate")

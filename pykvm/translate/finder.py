@@ -1,0 +1,138 @@
+"""Where code is: from a guest's RIP to its block, and from an address in emitted code back."""
+
+from __future__ import annotations
+
+from pykvm.errors import InternalError
+from pykvm.translate import context
+from pykvm.translate.codepage import M64, PAGE, USER, WIDE
+from pykvm.translate.context import SLOT
+from pykvm.translate.lookup import jump_index
+from pykvm.translate.modes import INTERPRET_ONLY
+from pykvm.x86.exceptions import GP, Fault
+from pykvm.x86.paging import FETCH, canonical
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pykvm.translate.codepage import Block, CodePage
+    from pykvm.translate.core import Core
+
+W_ATTENTION = SLOT["attention"] // 8
+W_PENDING = SLOT["pending"] // 8
+W_IF = SLOT["interrupt_flag"] // 8
+W_RIP = SLOT["rip"] // 8
+W_MODE = SLOT["mode"] // 8
+
+
+class Finder:
+    """The blocks, page checks and jump cache of ``core``."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+
+    def source(self, gpa: int) -> memoryview:
+        return self.core.physical.view(gpa, PAGE)
+
+    def second(self, page: CodePage) -> CodePage | None:
+        try:
+            return self.code_page(page.gva + PAGE & (M64 if page.mode & WIDE else 0xFFFF_FFFF))
+        except Fault:
+            return None
+
+    def protect(self, gpa: int, protected: bool) -> None:
+        self.core.mmu.protect(gpa, protected)
+
+    def written(self, gpa: int, size: int) -> None:
+        number = self.core.mmu.number(gpa)
+        if self.core.mmu.flags[number]:
+            self.core.blocks.written(gpa, size)
+
+    def code_page(self, rip: int) -> CodePage | None:
+        """The code page of ``rip`` in the present mode; None where no RAM is. Raises the fetch's fault."""
+        words = self.core.words
+        mode = words[W_MODE]
+        at = rip >> 12 & 0xFFFF
+        number = self.core.halves[(context.PAGE_CHECKS >> 2) + at]
+        gva = rip & -PAGE
+        if number:
+            page = self.core.blocks.by_id[number]
+            if page is not None and page.gva == gva and page.mode == mode:
+                return page
+        if not canonical(rip, 0):
+            raise Fault(GP, 0)
+        found = self.core.mmu.find(rip, FETCH, bool(mode & USER))
+        if self.core.mmu.number(found.gpa) < 0:
+            return None
+        page = self.core.blocks.page(mode, gva, found.gpa & -PAGE)
+        self.core.halves[(context.PAGE_CHECKS >> 2) + at] = page.id
+        if not found.is_global:
+            self.core.mmu.log_check(at)
+        if found.large:
+            self.core.raw[context.LARGE + (rip >> 21 & 0xFFFF)] = 1
+        return page
+
+    def locate(self, rip: int) -> Block | None:
+        """The block at ``rip``; None where RIP is elsewhere now, or must be interpreted."""
+        blocks = self.core.blocks
+        if blocks.full:
+            self.forget_code()
+        try:
+            page = self.code_page(rip)
+        except Fault as fault:
+            self.core.words[W_RIP] = rip
+            self.core.raise_fault(fault)
+            return None if self.core.words[W_MODE] == INTERPRET_ONLY else self._locate_again()
+        if page is None:
+            self.core.words[W_RIP] = rip
+            return None
+        return blocks.block(page, rip & PAGE - 1)
+
+    def _locate_again(self) -> Block | None:
+        """After an exception was delivered: the handler's first block, or None if that faults in turn."""
+        try:
+            page = self.code_page(self.core.words[W_RIP])
+        except Fault as fault:
+            self.core.raise_fault(fault)
+            return None
+        return None if page is None else self.core.blocks.block(page, self.core.words[W_RIP] & PAGE - 1)
+
+    def forget_code(self) -> None:
+        self.core.blocks.reset()
+        self.clear_jumps()
+        self.core.mmu.forget()
+
+    def clear_jumps(self, which: Sequence[int] = (0, 1)) -> None:
+        for user in which:
+            start = context.JUMP_TAG[user]
+            self.core.raw[start : start + context.TABLE] = bytes(context.TABLE)
+            self.core.words[start >> 3] = 1
+
+    def remember(self, rip: int, block: Block) -> None:
+        """Put ``block`` into the jump cache."""
+        user, at = block.page.mode & USER, jump_index(rip)
+        self.core.words[(context.JUMP_TAG[user] >> 3) + at] = -rip & M64
+        self.core.words[(context.JUMP_HOST[user] >> 3) + at] = block.entry
+
+    def is_remembered(self, block: Block) -> bool:
+        tag = (context.JUMP_TAG[block.page.mode & USER] >> 3) + jump_index(block.start & M64)
+        return self.core.words[tag] == -block.start & M64
+
+    def rip_of(self, host: int) -> int:
+        """The instruction to which a return address in emitted code belongs."""
+        if host < self.core.runtime_end:
+            return self.core.words[W_RIP]
+        block = self.core.blocks.block_at(host)
+        if block is None:
+            raise InternalError(f"emitted code left from an unknown place, {host:#x}", where="translate")
+        return block.rip(host)
+
+    def go(self) -> int:
+        """Go on at RIP, if nothing waits."""
+        words = self.core.words
+        if words[W_ATTENTION] or self.core.cpu.halted or (words[W_PENDING] and words[W_IF]):
+            return 0
+        if words[W_MODE] == INTERPRET_ONLY or self.core.cpu.interrupt_shadow:
+            return 0
+        found = self.locate(words[W_RIP])
+        return 0 if found is None else found.entry
