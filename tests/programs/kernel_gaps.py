@@ -46,6 +46,13 @@ TCG: dict[str, dict[str, str]] = {
         "esr": "a vector below 16 is sent",
         **dict.fromkeys(("lint0", "lint0still", "lint0on"), "software disable doesn't mask the LVT"),
     },
+    "unreal": {"faults": _NO_LIMITS},
+    "lengths": {
+        **dict.fromkeys(("lockmov", "lockbt"), "LOCK is ignored where it may not be"),
+        **dict.fromkeys(("pop1", "mov1"), "group members that there aren't are taken"),
+        "test1": "F6 /1 is unknown",
+        "rexax": "a REX before another prefix counts",
+    },
     "rtc": {"pf": "the periodic flag needs PIE"},
     "x87": {
         **dict.fromkeys(("under", "over", "tag"), "no stack fault"),
