@@ -12,8 +12,8 @@ from pykvm.errors import InternalError
 from pykvm.translate import context
 from pykvm.translate.context import SLOT
 from pykvm.translate.decode import FS, GS, OPERAND, REPEAT, Undecoded, decode
-from pykvm.translate.emit import ACTIONS as INTEGER_ACTIONS
 from pykvm.translate.emit import Emitter, NotTranslated, Parts
+from pykvm.translate.emit_integer import ACTIONS as INTEGER_ACTIONS
 from pykvm.translate.emit_vector import ACTIONS as VECTOR_ACTIONS
 from pykvm.translate.encode import call_slot
 from pykvm.translate.operands import INTEGER, READ, VECTOR, WRITE, M

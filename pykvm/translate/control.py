@@ -12,6 +12,7 @@ from pykvm.translate import emit_system
 from pykvm.translate.context import HOST_REGISTER, SCRATCH, SLOT
 from pykvm.translate.decode import ADDRESS, LOCK, OPERAND
 from pykvm.translate.emit import STACK_TOP, Emitter, NotTranslated, Parts
+from pykvm.translate.emit_integer import group5
 from pykvm.translate.encode import (
     call_slot,
     load_slot,
@@ -81,7 +82,7 @@ def _group5(e: Emitter, p: Parts, mask: int) -> Jump:
     """FF /2 and /4, the indirect call and jump; the others are no jumps or far ones."""
     digit = p.digit
     if digit in (0, 1, 6):
-        return e.group5(p), (), False
+        return group5(e, p), (), False
     if digit not in (2, 4) or p.prefixes & (LOCK | OPERAND):
         raise NotTranslated
     if p.value >= 0xC0:

@@ -168,6 +168,7 @@ class Core:
     def raise_fault(self, fault: Fault) -> None:
         """Give the guest an exception; RIP is in the context."""
         cpu = self.cpu
+        self.raised.append((fault.vector, fault.error, fault.cr2, self.words[W_RIP]))
         if self.delivery.deliver(fault.vector, fault.error, fault.cr2, resume=fault.vector in FAULTS):
             return
         cpu.refresh()

@@ -12,21 +12,18 @@ from __future__ import annotations
 from struct import pack, unpack_from
 
 from pykvm.translate.context import HOST_REGISTER, SCRATCH, SCRATCH2, SLOT
-from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND, OTHER, REPEAT
+from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND, REPEAT
 from pykvm.translate.encode import lea, load_slot, move_number, register_register, store_slot
 from pykvm.translate.operands import (
     BOTH,
     INTEGER,
     LOCKABLE,
-    READ,
     REG_BYTE,
     RM_BYTE,
-    SOURCE,
     TARGET,
     WORD_RM,
     WRITE,
 )
-from pykvm.x86.registers import SEGMENTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -217,7 +214,7 @@ class Emitter:
         opcode_bytes = self.opcode_bytes(opcode)
         tail = p.code[p.immediate :]
         if p.value >= 0xC0:
-            return self._registers(p, access, reg_use, byte, by_cl, prefixes, opcode_bytes, tail)
+            return self.registers(p, access, reg_use, byte, by_cl, prefixes, opcode_bytes, tail)
         size = 1 if byte & RM_BYTE else 2 if opcode in WORD_RM or opcode == 0x1B7 else self.operand_size(p)
         if reg_use and byte & REG_BYTE and not p.rex and p.reg > 3:  # AH to BH: no REX may stand there
             if p.reg == 5:
@@ -255,7 +252,7 @@ class Emitter:
         escape = (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")[opcode >> 8]
         return escape + bytes((opcode & 0xFF,))
 
-    def _registers(
+    def registers(
         self,
         p: Parts,
         access: int,
@@ -310,45 +307,7 @@ class Emitter:
             + bytes((0xC0 | (reg & 7) << 3 | host & 7,)) + tail + after
         )  # fmt: skip
 
-    # Those with forms of their own
-
-    def verbatim(self, p: Parts) -> bytes:
-        """On RAX, RDX and flags alone: as it is."""
-        if p.prefixes & ~(OPERAND | OTHER):
-            raise NotTranslated
-        return p.code
-
-    def nothing(self, p: Parts) -> bytes:
-        if p.prefixes & LOCK:
-            raise NotTranslated
-        return b""
-
-    def lea(self, p: Parts) -> bytes:
-        if p.value >= 0xC0 or p.prefixes & LOCK:
-            raise NotTranslated
-        host = HOST_REGISTER[p.reg]
-        plain = Parts(p.code, p.opcode, p.prefixes & ~(FS | GS), p.rex, p.modrm, p.immediate, p.after)
-        out = self.address(plain)
-        wide = p.rex & 8
-        if host is None:
-            if p.prefixes & OPERAND and not wide:
-                return (
-                    out + load_slot(SCRATCH2, SLOT[f"r{p.reg}"]) + b"\x66\x44\x89\xc9"
-                    + store_slot(SCRATCH2, SLOT[f"r{p.reg}"])
-                )  # fmt: skip
-            return out + (b"" if wide else b"\x45\x89\xc9") + store_slot(SCRATCH, SLOT[f"r{p.reg}"])
-        if p.prefixes & OPERAND and not wide:
-            return out + b"\x66" + register_register(0x8B, 0, host, SCRATCH)
-        if out[:3] in (b"\x4c\x8d\x0c", b"") or out.count(b"\x8d") != 1 or out[1] != 0x8D or p.rip_relative:
-            return out + register_register(0x8B, wide, host, SCRATCH)
-        # One LEA: straight to its register.
-        rex = out[0] & ~0x0C | host >> 3 << 2 | (out[0] & 8 if wide else 0)
-        return bytes((rex, 0x8D, out[2] & 0xC7 | (host & 7) << 3)) + out[3:]
-
-    def push_register(self, p: Parts) -> bytes:
-        if p.prefixes & (OPERAND | LOCK):
-            raise NotTranslated
-        return self.push(p.low_register)
+    # The stack
 
     def push(self, register: int) -> bytes:
         """Push a general register, at the stack's width."""
@@ -364,38 +323,6 @@ class Emitter:
             return out + HOST_ADDRESS + load_slot(SCRATCH2, SLOT[f"r{register}"]) + b"\x49\x89\x09" + PUSHED_8
         return out + bytes((0x4A | host >> 3 << 2, 0x89, 4 | (host & 7) << 3, 0x09)) + PUSHED_8
 
-    def pop_register(self, p: Parts) -> bytes:
-        if p.prefixes & (OPERAND | LOCK):
-            raise NotTranslated
-        register = p.low_register
-        host = HOST_REGISTER[register]
-        out = STACK_TOP + self.access(8 if self.wide else 4, READ)
-        if register == 4:
-            return out + (b"\x4e\x8b\x1c\x09" if self.wide else b"\x46\x8b\x1c\x09")
-        if not self.wide:
-            assert host is not None
-            return out + bytes((0x42 | host >> 3 << 2, 0x8B, 4 | (host & 7) << 3, 0x09)) + POPPED_4
-        if host is None:
-            return out + b"\x4a\x8b\x0c\x09" + store_slot(SCRATCH2, SLOT[f"r{register}"]) + POPPED_8
-        return out + bytes((0x4A | host >> 3 << 2, 0x8B, 4 | (host & 7) << 3, 0x09)) + POPPED_8
-
-    def pop_memory(self, p: Parts) -> bytes:
-        """8F /0: an address by RSP counts from RSP as it is after."""
-        if p.prefixes & (OPERAND | LOCK) or p.digit:
-            raise NotTranslated
-        if p.value >= 0xC0:
-            raise NotTranslated
-        size = 8 if self.wide else 4
-        out = STACK_TOP + self.access(size, READ) + (b"\x4e" if self.wide else b"\x46") + b"\x8b\x0c\x09"
-        out += store_slot(SCRATCH, SLOT["temporary"]) + self.address(p, size) + self.access(size, WRITE)
-        out += HOST_ADDRESS + load_slot(SCRATCH2, SLOT["temporary"])
-        return out + (b"\x49" if self.wide else b"\x41") + b"\x89\x09" + (POPPED_8 if self.wide else POPPED_4)
-
-    def push_number(self, p: Parts) -> bytes:
-        if p.prefixes & (OPERAND | LOCK):
-            raise NotTranslated
-        return self.push_value(p.signed(1 if p.opcode == 0x6A else 4))
-
     def push_value(self, value: int) -> bytes:
         """Push a number, of which a 32-bit stack takes the low half."""
         if not self.wide:
@@ -409,216 +336,3 @@ class Emitter:
         if -(1 << 31) <= signed < 1 << 31:
             return out + b"\x4a\xc7\x04\x09" + pack("<i", signed) + PUSHED_8
         return out + HOST_ADDRESS + move_number(SCRATCH2, value) + b"\x49\x89\x09" + PUSHED_8
-
-    def push_memory(self, p: Parts) -> bytes:
-        """FF /6."""
-        if p.prefixes & (OPERAND | LOCK):
-            raise NotTranslated
-        if p.value >= 0xC0:
-            return self.push(p.rm)
-        size = 8 if self.wide else 4
-        out = self.address(p) + self.access(size, READ)
-        out += (b"\x4e" if self.wide else b"\x46") + b"\x8b\x0c\x09" + store_slot(SCRATCH, SLOT["temporary"])
-        out += (STACK_BELOW_8 if self.wide else STACK_BELOW_4) + self.access(size, WRITE) + HOST_ADDRESS
-        out += load_slot(SCRATCH2, SLOT["temporary"])
-        return out + (b"\x49" if self.wide else b"\x41") + b"\x89\x09" + (PUSHED_8 if self.wide else PUSHED_4)
-
-    def group5(self, p: Parts) -> bytes:
-        """FF: inc, dec and push; the jumps are control.py's."""
-        if p.digit == 6:
-            return self.push_memory(p)
-        return self.integer(p)
-
-    def leave(self, p: Parts) -> bytes:
-        if p.prefixes & (OPERAND | LOCK):
-            raise NotTranslated
-        if not self.wide:
-            return (
-                b"\x41\x89\xe9" + self.access(4, READ) + b"\x44\x8d\x5d\x04" + b"\x42\x8b\x2c\x09"
-            )  # mov r9d, ebp; lea r11d, [rbp+4]; mov ebp, [rcx+r9]
-        return b"\x49\x89\xe9" + self.access(8, READ) + b"\x4c\x8d\x5d\x08" + b"\x4a\x8b\x2c\x09"
-
-    def move_number(self, p: Parts) -> bytes:
-        """B8 and up."""
-        if p.prefixes & LOCK:
-            raise NotTranslated
-        register = p.low_register
-        host = HOST_REGISTER[register]
-        number = p.code[p.immediate :]
-        if p.prefixes & OPERAND and not p.rex & 8:
-            if host is None:
-                raise NotTranslated
-            return b"\x66" + (b"\x41" if host > 7 else b"") + bytes((0xB8 | host & 7,)) + number
-        value = int.from_bytes(number, "little")
-        if host is None:
-            return move_number(SCRATCH, value) + store_slot(SCRATCH, SLOT[f"r{register}"])
-        return move_number(host, value)
-
-    def move_byte(self, p: Parts) -> bytes:
-        """B0 and up."""
-        if p.prefixes & LOCK:
-            raise NotTranslated
-        register = p.low_register
-        tail = p.code[p.immediate :]
-        if not p.rex and register > 3:
-            if register == 5:
-                return FROM_CX + bytes((p.opcode,)) + tail + TO_CX
-            return bytes((p.opcode,)) + tail
-        host = HOST_REGISTER[register]
-        if host is None:
-            slot = SLOT[f"r{register}"]
-            return (
-                load_slot(SCRATCH, slot)
-                + bytes((0x41, 0xB0 | SCRATCH & 7))
-                + tail
-                + store_slot(SCRATCH, slot)
-            )
-        return bytes((0x40 | host >> 3, 0xB0 | host & 7)) + tail
-
-    def exchange_rax(self, p: Parts) -> bytes:
-        """90 and up; 90 itself is NOP, or PAUSE."""
-        if p.prefixes & LOCK:
-            raise NotTranslated
-        register = p.low_register
-        if register == 0:
-            return b""
-        prefix = prefix_bytes(p.prefixes & OPERAND)
-        host = HOST_REGISTER[register]
-        if host is None:
-            slot = SLOT[f"r{register}"]
-            return (
-                load_slot(SCRATCH, slot) + prefix + register_register(0x87, p.rex & 8, 0, SCRATCH)
-                + store_slot(SCRATCH, slot)
-            )  # fmt: skip
-        return prefix + register_register(0x87, p.rex & 8, 0, host)
-
-    def step_register(self, p: Parts) -> bytes:
-        """40 to 4F of 32-bit code: inc and dec, whose opcodes are REX in 64-bit code."""
-        if p.prefixes & LOCK:
-            raise NotTranslated
-        host = HOST_REGISTER[p.opcode & 7]
-        assert host is not None
-        digit = p.opcode >> 3 & 1
-        return prefix_bytes(p.prefixes & OPERAND) + bytes(
-            (0x40 | host >> 3, 0xFF, 0xC0 | digit << 3 | host & 7)
-        )
-
-    def from_segment(self, p: Parts) -> bytes:
-        """8C to a register: the selector, zero-extended."""
-        if p.value < 0xC0 or p.prefixes & LOCK or p.digit > 5:
-            raise NotTranslated
-        slot = SLOT[SEGMENTS[p.digit]]
-        host = HOST_REGISTER[p.rm]
-        if p.prefixes & OPERAND and not p.rex & 8:
-            if host is None:
-                raise NotTranslated
-            return load_slot(SCRATCH2, slot) + b"\x66" + register_register(0x89, 0, SCRATCH2, host)
-        if host is None:
-            return load_slot(SCRATCH, slot) + store_slot(SCRATCH, SLOT[f"r{p.rm}"])
-        return load_slot(host, slot)
-
-    def swap_bytes(self, p: Parts) -> bytes:
-        if p.prefixes & (LOCK | OPERAND):
-            raise NotTranslated
-        register = p.low_register
-        host = HOST_REGISTER[register]
-        if host is None:
-            slot = SLOT[f"r{register}"]
-            return (
-                load_slot(SCRATCH, slot) + bytes((0x41 | p.rex & 8, 0x0F, 0xC9)) + store_slot(SCRATCH, slot)
-            )
-        return bytes((0x40 | p.rex & 8 | host >> 3, 0x0F, 0xC8 | host & 7))
-
-    def bit_test(self, p: Parts) -> bytes:
-        """BT, BTS, BTR, BTC by a register: in memory the bit may be anywhere around the operand."""
-        access = READ if p.opcode == 0x1A3 else BOTH
-        prefixes = p.prefixes & (OPERAND | LOCK)
-        opcode = self.opcode_bytes(p.opcode)
-        if p.value >= 0xC0:
-            if p.prefixes & LOCK:
-                raise NotTranslated
-            return self._registers(p, access, SOURCE, 0, False, prefixes, opcode, b"")
-        if p.prefixes & LOCK and access == READ:
-            raise NotTranslated
-        size = self.operand_size(p)
-        if size == 2:
-            raise NotTranslated
-        if not self._lookup.bmi2:
-            raise NotTranslated  # it takes flags to shift and to mask
-        # R9 += the element's distance; then the bit's number in that element.
-        host = HOST_REGISTER[p.reg]
-        number = (
-            load_slot(SCRATCH2, SLOT[f"r{p.reg}"]) if host is None else register_register(0x8B, 8, 1, host)
-        )
-        out = self.address(p) + store_slot(SCRATCH, SLOT["temporary"]) + number
-        if size == 4:
-            out += b"\x48\x63\xc9"  # movsxd rcx, ecx
-        out += move_number(SCRATCH, 5 if size == 4 else 6) + b"\xc4\xe2\xb2\xf7\xc9"  # sarx rcx, rcx, r9
-        out += load_slot(SCRATCH, SLOT["temporary"])
-        narrow = not self.wide or p.prefixes & ADDRESS
-        out += bytes(
-            (0x45 if narrow else 0x4D, 0x8D, 0x0C, 0x89 if size == 4 else 0xC9)
-        )  # lea r9, [r9 + rcx*size]
-        out += self.access(size, access) + HOST_ADDRESS + number
-        mask = SLOT["mask_31" if size == 4 else "mask_63"]
-        out += b"\xc4\xe2\xf2\xf5\x8c\x24" + pack("<i", mask)  # pext rcx, rcx, mask
-        return out + prefix_bytes(prefixes) + bytes((0x41 | p.rex & 8,)) + opcode + b"\x09"
-
-    def compare_exchange_wide(self, p: Parts) -> bytes:
-        """0F C7 /1: CMPXCHG8B and 16B, which take the guest's RCX."""
-        if p.digit != 1 or p.value >= 0xC0 or p.prefixes & (REPEAT | OPERAND):
-            raise NotTranslated
-        size = 16 if p.rex & 8 else 8
-        return (
-            self.address(p) + self.access(size, BOTH) + HOST_ADDRESS + FROM_CX
-            + prefix_bytes(p.prefixes & LOCK) + bytes((0x41 | p.rex & 8, 0x0F, 0xC7, 0x09))
-        )  # fmt: skip
-
-    def sign_extend_double(self, p: Parts) -> bytes:
-        """63 of 64-bit code: MOVSXD."""
-        if not self.wide or p.prefixes & (LOCK | OPERAND):
-            raise NotTranslated
-        if p.value >= 0xC0:
-            return self._registers(p, READ, TARGET, 0, False, 0, b"\x63", b"")
-        out = self.address(p) + self.access(4, READ)
-        host = HOST_REGISTER[p.reg]
-        if host is None:
-            slot = SLOT[f"r{p.reg}"]
-            return out + bytes((0x42 | p.rex & 8, 0x63, 0x0C, 0x09)) + store_slot(SCRATCH2, slot)
-        return out + bytes((0x42 | p.rex & 8 | host >> 3 << 2, 0x63, 4 | (host & 7) << 3, 0x09))
-
-
-def _actions() -> list[Action | None]:
-    """By opcode, the method that emits it; None: the interpreter's, or a jump."""
-    table: list[Action | None] = [None] * 0x400
-    for opcode in INTEGER:
-        table[opcode] = Emitter.integer
-    for opcode in (0x04, 0x05):
-        for operation in range(8):
-            table[operation << 3 | opcode] = Emitter.verbatim
-    for opcode in (0x98, 0x99, 0x9E, 0x9F, 0xA8, 0xA9, 0xF5, 0xF8, 0xF9, 0xFC, 0xFD):
-        table[opcode] = Emitter.verbatim  # cbw cwd sahf lahf test cmc clc stc cld std
-    for register in range(8):
-        table[0x40 | register] = table[0x48 | register] = Emitter.step_register
-        table[0x50 | register] = Emitter.push_register
-        table[0x58 | register] = Emitter.pop_register
-        table[0x90 | register] = Emitter.exchange_rax
-        table[0xB0 | register] = Emitter.move_byte
-        table[0xB8 | register] = Emitter.move_number
-        table[0x1C8 | register] = Emitter.swap_bytes
-    table[0x63] = Emitter.sign_extend_double
-    table[0x68] = table[0x6A] = Emitter.push_number
-    table[0x8F] = Emitter.pop_memory
-    table[0x8C] = Emitter.from_segment
-    table[0x8D] = Emitter.lea
-    table[0xC9] = Emitter.leave
-    table[0xFF] = Emitter.group5
-    table[0x1C7] = Emitter.compare_exchange_wide
-    for opcode in (0x1A3, 0x1AB, 0x1B3, 0x1BB):
-        table[opcode] = Emitter.bit_test
-    for opcode in (0x10D, 0x118, 0x119, 0x11A, 0x11B, 0x11C, 0x11D, 0x11E, 0x11F):
-        table[opcode] = Emitter.nothing  # prefetches, hints, NOP
-    return table
-
-
-ACTIONS = _actions()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from struct import pack
 
-from pykvm.translate import emit, emit_system, emit_vector
+from pykvm.translate import emit_integer, emit_system, emit_vector
 from pykvm.translate.codepage import CHECK_SIZE, HEAD_SIZE, M64, PAGE, STUB, STUB_SIZE, WIDE, Block
 from pykvm.translate.context import PAGE_CHECKS, SLOT
 from pykvm.translate.control import JUMPS
@@ -25,7 +25,7 @@ LENGTHS = (3, 4, 2, 5, 7, 8, 1, 6)  # of instructions, the frequent ones first
 
 _JUMP = b"\xe9\0\0\0\0"
 
-ACTIONS: list[Action | None] = list(emit.ACTIONS)
+ACTIONS: list[Action | None] = list(emit_integer.ACTIONS)
 for _table in (emit_vector.ACTIONS, emit_system.ACTIONS):
     for _opcode, _action in _table.items():
         ACTIONS[_opcode] = _action
