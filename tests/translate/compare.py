@@ -141,7 +141,7 @@ class Pair:
             found.append(f"flags {flags:#x}, natively {natively:#x}")
         mine, his = guest.fx, bytes(host.fx)
         # Whether MASKMOVQ that faults has gone from x87 to MMX already differs by processor.
-        unsure = vector == PF and b"\x0f\xf7" in case.code
+        unsure = guest.rip == case.start and b"\x0f\xf7" in case.code
         for part in () if unsure else FX_SEEN:
             if mine[part] != his[part]:
                 found.append(f"x87 and SSE at {part.start}: {mine[part].hex()}, natively {his[part].hex()}")

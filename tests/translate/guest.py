@@ -7,12 +7,12 @@ The first exception ends a run, before it is delivered.
 from __future__ import annotations
 
 import threading
-from typing import Any
 from unittest import mock
 
 from places import CODE, CODE_PAGES, DATA, DATA_PAGES, END, GS_BASE, PAGE, READ_ONLY
 
 from pykvm.devices.bus import MemoryBus, PortBus
+from pykvm.libc.calls import anonymous
 from pykvm.memory import GuestMemory
 from pykvm.translate import features
 from pykvm.translate.cpu import TranslatedCpu
@@ -21,6 +21,7 @@ from pykvm.x86.exceptions import Fault
 from pykvm.x86.registers import EFER_NXE, GPRS
 
 RAM = 4 << 20
+GUARD = 1 << 16
 GDT, TABLES, FREE_TABLES = 0x1000, 0x2000, 0x3000
 DATA_AT = (0x20_5000, 0x21_0000, 0x20_1000, 0x3F_F000)
 READ_ONLY_AT = 0x23_7000
@@ -63,6 +64,7 @@ class Guest:
         self, *, cpl: int = 3, wide: bool = True, bmi2: bool = True, host: frozenset[str] = HOST
     ) -> None:
         self.memory = GuestMemory.pc(RAM)
+        self._guarded()
         self.view = self.memory.regions[0].view
         lacking = frozenset() if bmi2 else frozenset(("bmi2",))
         with mock.patch.object(features, "host_features", return_value=host - lacking):
@@ -81,6 +83,19 @@ class Guest:
             self.map(CODE + number * PAGE, gpa)
             self.view[gpa : gpa + PAGE] = bytes((END,)) * PAGE
         self.reset()
+
+    def _guarded(self) -> None:
+        """Let RAM lie between two stretches of a known pattern."""
+        region = self.memory.regions[0]
+        self._around = anonymous(RAM + 2 * GUARD)
+        region.view, region.hva = self._around.view[GUARD : GUARD + RAM], self._around.address + GUARD
+        for guard in (self._around.view[:GUARD], self._around.view[GUARD + RAM :]):
+            guard[:] = b"\xa5" * GUARD
+
+    def guards_are_whole(self) -> bool:
+        """Whether nothing was written beside RAM."""
+        guards = (self._around.view[:GUARD], self._around.view[GUARD + RAM :])
+        return all(bytes(guard) == b"\xa5" * GUARD for guard in guards)
 
     def close(self) -> None:
         self.cpu.close()
@@ -182,13 +197,20 @@ class Guest:
 
     def run(self, start: int) -> Fault:
         """From ``start`` to an exception, which is given."""
+        fault = self.run_at_most(start)
+        if fault is None:
+            raise AssertionError("the run ended without an exception")
+        return fault
+
+    def run_at_most(self, start: int) -> Fault | None:
+        """The same; None where the CPU was woken before."""
         self.cpu.steps = 0
         self.cpu.core.cpu.regs["rip"] = start
         try:
-            ended: Any = self.cpu.run()
+            self.cpu.run()
         except Stopped as stopped:
             return stopped.fault
-        raise AssertionError(f"the run ended without an exception: {ended}")
+        return None
 
     def interpret(self, start: int) -> Fault | None:
         """By the interpreter alone, one instruction at ``start``; None where it raises nothing."""

@@ -70,7 +70,7 @@ def adox(step: Step) -> None:
 def _cmpxchg(step: Step, half: int) -> None:
     """Compare (R/E)DX:(R/E)AX with memory; the store happens either way, as on a CPU."""
     cpu, bits = step.cpu, 8 * half
-    found = step.load_memory(2 * half)
+    found = step.load_to_change(2 * half)
     equal = found == cpu.reg(RDX, half) << bits | cpu.reg(RAX, half)
     new = cpu.reg(RCX, half) << bits | cpu.reg(RBX, half)
     step.store_memory(new if equal else found, 2 * half)
