@@ -4,9 +4,10 @@ tests/unit needs no KVM. tests/kvm runs on this host's /dev/kvm. With ``--lab`` 
 a twin, ``test_x[lab]``, that runs in the lab, a machine with AMD-V emulated by QEMU (tests/lab/lab); the
 tests in tests/lab/inside run only there. All twins of a session run in one boot of it.
 
-Tests marked ``fast_kvm`` boot kernels that want ring 0 at the hardware's speed. A host whose KVM interprets
-ring 0 leaves them to the lab. ``images`` names what a test boots that has to be fetched or built: the lab
-has no network, so that is done before it starts.
+Tests marked ``fast_kvm`` boot kernels by KVM that want ring 0 at the hardware's speed. A host whose KVM
+interprets ring 0 leaves them to the lab. Those marked ``any_backend`` leave the choice to pykvm: they run on
+every host, by KVM or by translation, and in the lab. ``images`` names what a test boots that has to be
+fetched or built: the lab has no network, so that is done before it starts.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fast_kvm: needs ring 0 of guests at the hardware's speed")
+    config.addinivalue_line("markers", "any_backend: needs no KVM: a host without it runs it by translation")
     config.addinivalue_line(
         "markers", "images(*names): guests and debian:PACKAGEs that it boots, made before the lab starts"
     )
@@ -62,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             reason, only_there = "" if in_lab else "runs in the lab only; pytest --lab runs it there", True
         elif _under(item, LAB):
             reason = "" if with_lab else "boots the lab; pytest --lab runs it"
-        elif _under(item, KVM):
+        elif _under(item, KVM) and not item.get_closest_marker("any_backend"):
             reason = _no_kvm()
             if not reason and item.get_closest_marker("fast_kvm") and not _ring_0_is_fast():
                 reason, only_there = (
