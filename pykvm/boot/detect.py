@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pykvm.boot import elf, header
+from pykvm.boot import elf, header, multiboot
 from pykvm.boot.header import BOOT_FLAG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.boot.image import Image
 
-# The formats that are recognised: name, how it is called, what says why an image isn't one.
-FORMATS = (("bzimage", "bzImage", header.why_not), ("elf", "ELF", elf.why_not))
+# The formats that are recognised, in this order: name, how it is called, what says why an image isn't one.
+# What is several is taken for the one that says most of how it wants to be started.
+FORMATS = (
+    ("bzimage", "bzImage", header.why_not),
+    ("multiboot", "Multiboot kernel", multiboot.why_not),
+    ("elf", "ELF", elf.why_not),
+)
 
 UNPACK = "unpack it first"
 # What else people name as a kernel: offset, bytes there, what it is, what to do.
@@ -57,4 +62,8 @@ def detect(image: Image) -> str:
     else:
         if TEXT.issuperset(start):
             what = "looks like a text file; it is "
-    raise image.error(what + ("" if what else "is ") + " and ".join(reasons), remedy)
+    raise image.error(what + ("" if what else "is ") + _listed(reasons), remedy)
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -77,6 +77,8 @@ class Elf:
     """An ELF file that can be loaded: everything that its headers say has been checked.
 
     ``linux`` tells that it has a note of Linux's, as a vmlinux has since 4.19 (include/linux/elfnote.h).
+    ``notes`` are offset, size and alignment of the notes in the file, ``sections`` the header's fields on
+    section headers, which have not been checked: e_shoff, e_shentsize, e_shnum, e_shstrndx.
     """
 
     bits: int
@@ -84,6 +86,8 @@ class Elf:
     entry: int
     segments: tuple[Segment, ...]
     linux: bool
+    notes: tuple[tuple[int, int, int], ...]
+    sections: tuple[int, int, int, int]
 
 
 def why_not(image: Image) -> str:
@@ -117,18 +121,44 @@ def mode_for(elf: Elf, wanted: str, image: Image) -> str:
     return own if wanted == "auto" else wanted
 
 
-def load_segments(places: Places, image: Image, elf: Elf) -> None:
-    """Give each segment its place, then fill it straight from the image."""
+def load_segments(places: Places, image: Image, elf: Elf, shift: int = 0) -> None:
+    """Give each segment its place, ``shift`` bytes above its own, then fill it straight from the image."""
     # The highest first, so that a machine with too little memory is told of all that is needed.
     for segment in sorted(elf.segments, key=lambda segment: segment.paddr + segment.memsz, reverse=True):
-        place = Range(name=f"segment {segment.number} of the kernel", gpa=segment.paddr, size=segment.memsz)
+        name, gpa = f"segment {segment.number} of the kernel", segment.paddr + shift
+        place = Range(name=name, gpa=gpa, size=segment.memsz)
         places.take(place, image.name)
     for segment in elf.segments:
-        places.fill(segment.paddr, segment.filesz, image, segment.offset)
+        places.fill(segment.paddr + shift, segment.filesz, image, segment.offset)
 
 
 def read(image: Image) -> Elf:
-    """The headers of ``image``, checked. Raises InputError."""
+    """The headers of ``image``, checked, with a physical e_entry. Raises InputError."""
+    elf = headers(image)
+    if not in_segments(elf, elf.entry):
+        raise image.error(f"starts at {elf.entry:#x}, where none of its segments lies physically")
+    return elf
+
+
+def in_segments(elf: Elf, address: int) -> bool:
+    """Whether code at physical ``address`` can be entered."""
+    return address < FOUR_GIB and any(s.paddr <= address < s.paddr + s.memsz for s in elf.segments)
+
+
+def physical_entry(elf: Elf, image: Image) -> int:
+    """Where e_entry lies physically, which may itself be virtual. Raises InputError."""
+    for segment in elf.segments:
+        if segment.vaddr <= elf.entry < segment.vaddr + segment.memsz:
+            entry = elf.entry - segment.vaddr + segment.paddr
+            if entry < FOUR_GIB:
+                return entry
+    if not in_segments(elf, elf.entry):
+        raise image.error(f"starts at {elf.entry:#x}, where none of its segments lies below 4 GiB")
+    return elf.entry
+
+
+def headers(image: Image) -> Elf:
+    """The headers of ``image``, checked but for e_entry. Raises InputError."""
     ident = image.read(0, 16)
     reason = why_not(image)
     if reason:
@@ -144,25 +174,30 @@ def read(image: Image) -> Elf:
     start = image.read(0, layout.size)
     if len(start) < layout.size:
         raise image.error(f"is truncated: an ELF header of {layout.size} bytes, a file of {image.size}")
-    _, kind, machine, _, entry, phoff, _, _, _, phentsize, phnum, _, _, _ = layout.unpack(start)
+    _, kind, machine, _, entry, phoff, shoff, _, _, phentsize, phnum, *sections = layout.unpack(start)
     if machine not in MODES:
         name = MACHINES.get(machine, "another machine")
         raise image.error(f"is for {name} (e_machine {machine})", "pykvm runs x86")
     if kind in TYPES:
         raise image.error(f"is {TYPES[kind]}", "name the linked kernel")
     segments, notes = _segments(image, bits, phoff, phentsize, phnum)
-    if entry >= FOUR_GIB or not any(s.paddr <= entry < s.paddr + s.memsz for s in segments):
-        raise image.error(f"starts at {entry:#x}, where none of its segments lies physically")
-    linux = any(
-        LINUX_NOTE in image.read(offset, min(size, NOTES_LOOK)) for offset, size in notes[:MOST_NOTES]
+    notes = notes[:MOST_NOTES]
+    linux = any(LINUX_NOTE in image.read(offset, min(size, NOTES_LOOK)) for offset, size, _ in notes)
+    return Elf(
+        bits=bits,
+        machine=machine,
+        entry=entry,
+        segments=segments,
+        linux=linux,
+        notes=tuple(notes),
+        sections=(shoff, *sections),
     )
-    return Elf(bits=bits, machine=machine, entry=entry, segments=segments, linux=linux)
 
 
 def _segments(
     image: Image, bits: int, phoff: int, phentsize: int, phnum: int
-) -> tuple[tuple[Segment, ...], list[tuple[int, int]]]:
-    """What is to be loaded, and offset and size of notes."""
+) -> tuple[tuple[Segment, ...], list[tuple[int, int, int]]]:
+    """What is to be loaded, and offset, size and alignment of notes."""
     layout = PROGRAM_HEADERS[bits]
     if phnum == 0:
         raise image.error("has no program headers, so nothing of it can be loaded", "name the linked kernel")
@@ -175,13 +210,13 @@ def _segments(
     notes = []
     for number, fields in enumerate(layout.iter_unpack(table)):
         if bits == 64:
-            kind, _, offset, vaddr, paddr, filesz, memsz, _ = fields
+            kind, _, offset, vaddr, paddr, filesz, memsz, align = fields
         else:
-            kind, offset, vaddr, paddr, filesz, memsz, _, _ = fields
+            kind, offset, vaddr, paddr, filesz, memsz, _, align = fields
         if kind == PT_INTERP:
             raise image.error("is a program that runs under an operating system, no kernel", "name a kernel")
         if kind == PT_NOTE:
-            notes.append((offset, filesz))
+            notes.append((offset, filesz, align))
         if kind != PT_LOAD or memsz == filesz == 0:
             continue
         if filesz > memsz:

@@ -6,7 +6,23 @@ from pykvm.frozen import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from pykvm.boot.header import SetupHeader
+    from pykvm.boot.image import Image
+
+    # Puts what the kernel's boot protocol hands over into memory; returns general registers by name.
+    Tell = Callable[["Given"], dict[str, int]]
+
+
+@frozen
+class Given:
+    """What a kernel is given: ``modules`` are the images of ``kernel.initrd``, ``rsdp`` is where ACPI's
+    tables begin (0: none)."""
+
+    modules: Sequence[Image]
+    cmdline: bytes
+    rsdp: int
 
 
 @frozen
@@ -15,6 +31,8 @@ class Kernel:
 
     ``header`` is Linux's setup header, None for a kernel that gets no boot_params; ``code32_start`` is
     the header's field: where the kernel's code lies. ``version`` is what it calls itself, or empty.
+    ``tell`` is for protocols other than Linux's, ``asks`` what the image asks of its loader, in words.
+    ``task`` and ``segment`` are as in pykvm/x86/entry.py, None where the protocol doesn't say.
     """
 
     format: str
@@ -23,6 +41,10 @@ class Kernel:
     header: SetupHeader | None
     code32_start: int = 0
     version: str = ""
+    tell: Tell | None = None
+    asks: tuple[str, ...] = ()
+    task: int | None = None
+    segment: int | None = None
 
     @property
     def linux(self) -> bool:

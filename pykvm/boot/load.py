@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pykvm.boot import bzimage, elf, flat, initrd, lowmem, params
+from pykvm.boot import bzimage, elf, flat, initrd, lowmem, multiboot, params
 from pykvm.boot.detect import FORMATS, detect
+from pykvm.boot.kernel import Given
 from pykvm.boot.places import Places, Range
 from pykvm.config.cmdline import merge_cmdline
 from pykvm.errors import InputError
@@ -12,7 +13,7 @@ from pykvm.memory.layout import HIGH_RAM, TABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pykvm.boot.image import Image
     from pykvm.boot.kernel import Kernel
@@ -22,13 +23,21 @@ if TYPE_CHECKING:
     from pykvm.x86.entry import State
 
 
+LOADERS: dict[str, Callable[[Places, Image, KernelConfig], Kernel]] = {
+    "multiboot": multiboot.load,
+    "elf": elf.load,
+    "flat": flat.load,
+}
+"""The loaders of all formats but bzImage, which also takes a cache."""
+
+
 @frozen
 class Entry:
     """A loaded kernel: its format, mode and address of entry, the CPU's state, and who lies where.
 
     ``mode`` is "real", "protected" or "long"; ``state`` is as in pykvm/x86/entry.py; ``placed`` is in
     the order of addresses; ``version`` is what the kernel calls itself, where it does. ``cmdline`` is the
-    command line that it gets, ``linux`` whether it is Linux.
+    command line that it gets, ``linux`` whether it is Linux, ``asks`` what it asks of its loader, in words.
     """
 
     format: str
@@ -39,6 +48,7 @@ class Entry:
     version: str
     cmdline: str
     linux: bool
+    asks: tuple[str, ...]
 
 
 def load(
@@ -65,17 +75,18 @@ def load(
     if rsdp:
         places.take(Range(name="the ACPI tables", gpa=TABLES, size=HIGH_RAM - TABLES), "memory")
     loaded = _load_kernel(places, image, kernel, cache)
-    rsi = 0
     command = merge_cmdline(linux_words, kernel.cmdline) if loaded.linux else kernel.cmdline
-    if loaded.header is not None:
+    given = Given(modules=initrds, cmdline=command.encode("utf-8", "surrogateescape"), rsdp=rsdp)
+    regs: dict[str, int] = {}
+    if loaded.tell is not None:
+        regs = loaded.tell(given)
+    elif loaded.header is not None:
         disk = initrd.load(places, loaded, initrds)
-        params.write(
-            places, loaded, command.encode("utf-8", "surrogateescape"), image.name, initrd=disk, rsdp=rsdp
-        )
-        rsi = lowmem.BOOT_PARAMS.gpa
+        params.write(places, loaded, given.cmdline, image.name, initrd=disk, rsdp=rsdp)
+        regs = {"rsi": lowmem.BOOT_PARAMS.gpa}
     elif initrds or kernel.cmdline:
         raise image.error("is a flat binary, which takes no initrd and no command line", "leave them out")
-    state = lowmem.enter(places, loaded.mode, loaded.address, image.name, rsi=rsi)
+    state = lowmem.enter(places, loaded, image.name, regs)
     return Entry(
         format=loaded.format,
         mode=loaded.mode,
@@ -85,6 +96,7 @@ def load(
         version=loaded.version,
         cmdline=command,
         linux=loaded.linux,
+        asks=loaded.asks,
     )
 
 
@@ -95,8 +107,6 @@ def _load_kernel(places: Places, image: Image, kernel: KernelConfig, cache: Cach
             raise image.error(f"is no {title}: {reason}", "set kernel.format to auto, or to what it is")
     if wanted == "bzimage":
         return bzimage.load(places, image, kernel, cache)
-    if wanted == "elf":
-        return elf.load(places, image, kernel)
-    if wanted == "flat":
-        return flat.load(places, image, kernel)
+    if wanted in LOADERS:
+        return LOADERS[wanted](places, image, kernel)
     raise InputError(f"{wanted} can't be loaded yet", where="kernel.format")

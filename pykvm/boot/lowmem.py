@@ -7,7 +7,7 @@ the mode of entry needs is there: real mode needs but a stack.
 ==================== ============= ===================================================================
 address              what          for
 ==================== ============= ===================================================================
-0x80000 – 0x8ffff    command line  Linux
+0x80000 – 0x8ffff    command line  Linux; for Multiboot and PVH all that they hand over
 0x90000 – 0x90fff    boot_params   Linux and every ELF
 0x91000 – 0x910a7    GDT and TSS   protected and long mode
 0x92000 – 0x97fff    page tables   long mode: the first 4 GiB, mapped 1:1
@@ -22,32 +22,40 @@ from pykvm.x86 import entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pykvm.boot.kernel import Kernel
     from pykvm.boot.places import Places
 
 COMMAND_LINE = Range(name="the command line", gpa=0x80000, size=0x10000)
+INFORMATION = Range(name="the boot information", gpa=0x80000, size=0x10000)
 BOOT_PARAMS = Range(name="boot_params", gpa=0x90000, size=0x1000)
 GDT = Range(name="the GDT", gpa=0x91000, size=entry.TSS_OFFSET + entry.TSS_SIZE)
 PAGE_TABLES = Range(name="the page tables", gpa=0x92000, size=entry.PAGE_TABLES_SIZE)
 STACK = Range(name="the stack", gpa=0x98000, size=0x4000)
 
 
-def enter(places: Places, mode: str, start: int, where: str, *, rsi: int = 0) -> entry.State:
-    """The state that enters ``start`` in ``mode``; what the mode needs in memory is put there.
+def enter(places: Places, kernel: Kernel, where: str, regs: dict[str, int]) -> entry.State:
+    """The state that enters ``kernel`` with ``regs``; what its mode needs in memory is put there.
 
     ``where`` is the image that errors are about.
     """
+    mode, start = kernel.mode, kernel.address
     # A machine of less than 640 KiB has its stack at the end of what it has.
     top = min(STACK.end, places.memory.low_end)
     stack = Range(name=STACK.name, gpa=max(top - STACK.size, 0), size=min(STACK.size, top))
     places.take(stack, where)
     if mode == "real":
-        return entry.real(start, stack=top)
+        return _with(regs, entry.real(start, stack=top, segment=kernel.segment))
     places.take(GDT, where)
     if mode == "long":
         places.take(PAGE_TABLES, where)
         places.memory.write(PAGE_TABLES.gpa, entry.identity_map(PAGE_TABLES.gpa))
-        state = entry.long(start, stack=top, gdt=GDT.gpa, page_tables=PAGE_TABLES.gpa, rsi=rsi)
+        state = entry.long(start, stack=top, gdt=GDT.gpa, page_tables=PAGE_TABLES.gpa)
     else:
-        state = entry.protected(start, stack=top, gdt=GDT.gpa, rsi=rsi)
+        state = entry.protected(start, stack=top, gdt=GDT.gpa, task=kernel.task)
     places.memory.write(GDT.gpa, entry.descriptors(state))
+    return _with(regs, state)
+
+
+def _with(regs: dict[str, int], state: entry.State) -> entry.State:
+    state["regs"].update(regs)
     return state

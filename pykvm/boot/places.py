@@ -57,6 +57,20 @@ class Places:
         self.taken.insert(at, what)
         return what
 
+    def find(self, size: int, *, align: int, floor: int, ceiling: int = PCI_HOLE) -> int | None:
+        """The lowest multiple of ``align`` at which ``size`` bytes are free, from ``floor`` to ``ceiling``.
+
+        Only RAM below 4 GiB is looked at; None where nothing fits.
+        """
+        ceiling = min(ceiling, self.memory.low_end)
+        gpa = -(-floor // align) * align
+        for other in self.taken:
+            if gpa + size <= other.gpa:
+                break
+            if other.end > gpa:
+                gpa = -(-other.end // align) * align
+        return gpa if gpa + size <= ceiling else None
+
     def fill(self, gpa: int, size: int, image: Image, offset: int) -> None:
         """Read ``size`` bytes at ``offset`` of ``image`` straight into the memory at ``gpa``."""
         for view in self.memory.views(gpa, size):

@@ -55,6 +55,7 @@ def _told(image: str, made: Plan) -> dict[str, Any]:
             "mode": entry.mode,
             "entry": entry.address,
             "cmdline": entry.cmdline,
+            "asks": list(entry.asks),
         },
         "devices": [_device(device) for device in config.devices],
         "placed": [{"name": place.name, "gpa": place.gpa, "size": place.size} for place in entry.placed],
@@ -78,6 +79,7 @@ def _words(told: dict[str, Any]) -> list[str]:
         f"kernel    {kernel['image']}: {kernel['format']}{version}",
         f"entry     {kernel['mode']} mode at {kernel['entry']:#x}",
     ]
+    lines += (f"asks for  {words}" for words in kernel["asks"])
     if kernel["cmdline"]:
         lines.append(f"cmdline   {kernel['cmdline']}")
     for device in told["devices"]:

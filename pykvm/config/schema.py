@@ -132,9 +132,7 @@ KERNEL = Group(
             "format",
             Choice(
                 noun="a kernel format",
-                now=("auto", "bzimage", "elf", "flat"),
-                later=("pvh", "multiboot", "multiboot2"),
-                sentence="pykvm starts bzImage, ELF and flat kernels so far",
+                now=("auto", "bzimage", "elf", "pvh", "multiboot", "multiboot2", "bootsector", "flat"),
             ),
             "How the image is built; auto looks at its first bytes.",
             default="auto",

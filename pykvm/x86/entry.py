@@ -79,14 +79,17 @@ FOUR_GIB = 0x1_0000_0000
 PAGE_TABLES_SIZE = PAGE * (2 + FOUR_GIB // LARGE_PAGE // 512)
 
 
-def real(start: int, *, stack: int) -> State:
-    """Real mode at physical ``start`` (below 1 MiB); the stack grows down from physical ``stack``."""
-    code = real_segment(start >> 4)
+def real(start: int, *, stack: int, segment: int | None = None) -> State:
+    """Real mode at physical ``start`` (below 1 MiB); the stack grows down from physical ``stack``.
+
+    CS is ``segment``, by default the one with the smallest IP.
+    """
+    code = real_segment(start >> 4 if segment is None else segment)
     base = max(stack - REAL_MODE_STACK, 0) >> 4
     segments = {**dict.fromkeys(SEGMENTS, code), "cs": {**code, "type": CODE_TYPE}, "ss": real_segment(base)}
     task = {**null_segment(), "limit": 0xFFFF, "type": TSS32_BUSY, "present": 1, "unusable": 0}
     return _state(
-        {"rip": start & 15, "rsp": stack - (base << 4)},
+        {"rip": start - code["base"], "rsp": stack - (base << 4)},
         segments,
         tr=task,
         gdt={"base": 0, "limit": 0xFFFF},
@@ -95,9 +98,15 @@ def real(start: int, *, stack: int) -> State:
     )
 
 
-def protected(start: int, *, stack: int, gdt: int, rsi: int = 0) -> State:
-    """32-bit protected mode without paging; the GDT (``descriptors``) lies at physical ``gdt``."""
-    return _flat({"rip": start, "rsp": stack, "rsi": rsi}, {"db": 1, "l": 0}, gdt, cr0=CR0_PE | CR0_ET)
+def protected(start: int, *, stack: int, gdt: int, rsi: int = 0, task: int | None = None) -> State:
+    """32-bit protected mode without paging; the GDT (``descriptors``) lies at physical ``gdt``.
+
+    The TSS is at ``task``, by default behind the GDT.
+    """
+    state = _flat({"rip": start, "rsp": stack, "rsi": rsi}, {"db": 1, "l": 0}, gdt, cr0=CR0_PE | CR0_ET)
+    if task is not None:
+        state["sregs"]["tr"]["base"] = task
+    return state
 
 
 def long(start: int, *, stack: int, gdt: int, page_tables: int, rsi: int = 0) -> State:

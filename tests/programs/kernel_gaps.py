@@ -101,7 +101,12 @@ TCG: dict[str, dict[str, str]] = {
 }
 """QEMU 7.2 without KVM."""
 
-TCG_CANNOT: dict[str, str] = {"control": "paging without protection resets it"}
+_LOADERS = ("boot-multiboot", "boot-multiboot2", "boot-pvh", "boot-sector")
+
+TCG_CANNOT: dict[str, str] = {
+    "control": "paging without protection resets it",
+    **dict.fromkeys(_LOADERS, "it prints what its loader has put where"),
+}
 """Kernels that QEMU 7.2 can't run at all."""
 
 EMULATING_KVM: dict[str, dict[str, str]] = {

@@ -31,7 +31,8 @@ def test_the_format_is_told_by_content():
 
 def test_what_is_nothing_is_told_what_was_looked_for():
     assert refused(bytes(4096)) == (
-        "kernel: is no bzImage (no 0xaa55 at 0x1fe) and no ELF (starts 00 00 00 00, not 7f 45 4c 46); "
+        "kernel: is no bzImage (no 0xaa55 at 0x1fe), no Multiboot kernel (no 0x1badb002 in the first 8192 "
+        "bytes) and no ELF (starts 00 00 00 00, not 7f 45 4c 46); "
         "name a kernel, or set kernel.format to flat for a binary of your own"
     )
 

@@ -270,6 +270,7 @@ def test_check_json_says_what_lies_where(pykvm):
         "mode": "real",
         "entry": 0x1000,
         "cmdline": "",
+        "asks": [],
     }
     assert told["placed"][0] == {
         "name": "the flat binary",

@@ -182,11 +182,8 @@ WRONG = [
      "machine.yaml:2:15: memory.max: comes later: memory can't be added to a running machine yet; leave it out"),
     (K + "memory: {hugepages: true}", "machine.yaml:2:21: memory.hugepages: 'true' comes later: "
      "pykvm takes guest memory in ordinary pages so far; write off"),
-    *[
-        (f"kernel: {{image: k, format: {word}}}", f"machine.yaml:1:28: kernel.format: '{word}' comes later: "
-         "pykvm starts bzImage, ELF and flat kernels so far; write auto, bzimage, elf or flat")
-        for word in ("pvh", "multiboot", "multiboot2")
-    ],
+    ("kernel: {image: k, format: coff}", "machine.yaml:1:28: kernel.format: 'coff' is not a kernel format; "
+     "write auto, bzimage, elf, pvh, multiboot, multiboot2, bootsector or flat"),
     *[
         (K + f"firmware: {word}", f"machine.yaml:2:11: firmware: '{word}' comes later: "
          "pykvm starts kernels without firmware so far; write none")

@@ -102,7 +102,7 @@ def test_a_good_file_is_valid_by_the_schema(tmp_path, text):
         "{kernel: k, memroy: 1G}",
         "{kernel: {cmdline: a}}",
         "{kernel: []}",
-        "{kernel: {image: k, format: pvh}}",
+        "{kernel: {image: k, format: coff}}",
         "{kernel: k, cpus: 2}",
         "{kernel: k, cpus: {max: 2}}",
         "{kernel: k, cpus: {model: 486}}",
