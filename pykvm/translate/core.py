@@ -21,7 +21,7 @@ from pykvm.translate.lookup import Lookup
 from pykvm.translate.memory import ContextMemory, Rdtsc
 from pykvm.translate.mmu import Mmu, TranslatedLinear
 from pykvm.translate.modes import INTERPRET_ONLY, present_mode
-from pykvm.translate.msrs import Msrs
+from pykvm.translate.msrs import IA32_APIC_BASE, Msrs
 from pykvm.translate.physical import LockedPorts, Physical
 from pykvm.translate.runtime import Runtime
 from pykvm.translate.state import ContextCpu
@@ -31,7 +31,7 @@ from pykvm.x86.execute.cpu import DEBUG_AT_RESET
 from pykvm.x86.execute.fetch import step
 from pykvm.x86.execute.interrupts import EXTERNAL, deliver, raise_exception
 from pykvm.x86.paging import FETCH
-from pykvm.x86.registers import CR4_OSXMMEXCPT, CR4_TSD, EFER_SCE, GPRS, RFLAGS_TF, RFLAGS_VM
+from pykvm.x86.registers import CR4_OSXMMEXCPT, CR4_TSD, EFER_SCE, GPRS, RFLAGS_RF, RFLAGS_TF, RFLAGS_VM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 ITERATIONS = 4096  # of a repeated string instruction, in one call of the interpreter
 BOUNCE_CODE = 256  # bytes of code for one instruction
+APIC_ENABLED = 1 << 11  # IA32_APIC_BASE: without it CPUID shows no APIC (Intel SDM vol. 3 §10.4.3)
+APIC_FEATURE = 1 << 9
 MXCSR_AT_RESET = 0x1F80
 
 W_ATTENTION = SLOT["attention"] // 8
@@ -152,7 +154,12 @@ class Core:
         found = self._entries.get((leaf, subleaf)) or self._entries.get((leaf, -1))
         if found is None:
             return 0, 0, 0, 0
-        return found["eax"], found["ebx"], found["ecx"], found["edx"]
+        edx = found["edx"]
+        if leaf == 1 and self.apic is not None:
+            base = self.apic.read_msr(IA32_APIC_BASE) or 0
+            if not base & APIC_ENABLED:
+                edx &= ~APIC_FEATURE
+        return found["eax"], found["ebx"], found["ecx"], edx
 
     def interrupt(self, vector: int) -> None:
         cpu = self.cpu
@@ -200,11 +207,11 @@ class Core:
             watch.hits = 0
         if self.linear.breakpoints is not watch:
             self._watch(watch)
+        stepping = cpu.regs["rflags"] & RFLAGS_TF
         outcome = step(cpu, self.linear)
         if outcome is None:
             if self._native():
-                return
-            self.raise_fault(Fault(UD))
+                self._trap(bool(stepping), watch)
             return
         if cpu.changed:
             self.commit()
@@ -214,8 +221,16 @@ class Core:
             self.words[W_ATTENTION] = 1  # it waited for this IRET
         if outcome.fault is not None:
             self.raise_fault(outcome.fault)
-        elif outcome.single_step or (watch is not None and watch.hits):
-            debug[6] |= (STEP if outcome.single_step else 0) | (watch.hits if watch is not None else 0)
+        elif outcome.single_step or watch is not None:
+            self._trap(outcome.single_step, watch)
+
+    def _trap(self, stepping: bool, watch: Breakpoints | None) -> None:
+        """#DB behind an instruction: by TF, and by what it accessed."""
+        debug = self.cpu.debug
+        assert debug is not None
+        cause = (STEP if stepping else 0) | (watch.hits if watch is not None else 0)
+        if cause:
+            debug[6] |= cause
             self.raise_fault(Fault(DB))
 
     def _watch(self, breakpoints: Breakpoints | None) -> None:
@@ -226,18 +241,26 @@ class Core:
         self.cpu.iterations = 1 if breakpoints is not None else ITERATIONS
 
     def _native(self) -> bool:
-        """An x87 or SSE instruction that the interpreter doesn't know, done through the bounce buffer."""
+        """An x87 or SSE instruction that the interpreter doesn't know, done through the bounce buffer.
+
+        Whether it was done; if not the guest has been given its fault.
+        """
         rip = self.words[W_RIP]
         cpu = self.cpu
         try:
             code = self.fetch(rip)
             place = operand(code, cpu, self.linear)
-            return self.bounce.carry_out(self, code, self.bounce_mode(), None, place)
+            if not self.bounce.carry_out(self, code, self.bounce_mode(), None, place):
+                raise Fault(UD)
         except Fault as fault:
             self.words[W_RIP] = rip
             cpu.refresh()
             self.raise_fault(fault)
-            return True
+            return False
+        cpu.refresh()
+        cpu.set_flags(0, RFLAGS_RF)
+        cpu.interrupt_shadow = False
+        return True
 
     def bounce_mode(self) -> int:
         mode = self.words[W_MODE]

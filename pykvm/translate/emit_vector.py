@@ -45,18 +45,21 @@ def x87(e: Emitter, p: Parts) -> bytes:
 
 
 def _x87_environment(e: Emitter, p: Parts) -> bytes:
-    """FLDENV, FNSTENV, FRSTOR and FNSAVE in their forms of 32 bits.
+    """FLDENV, FNSTENV, FRSTOR and FNSAVE, in their forms of 32 and 16 bits.
 
     FIP and FDP would be addresses of the host's: a guest finds 0.
     """
     row = X87_LARGE.get((p.opcode - 0xD8, p.digit))
-    if row is None or p.prefixes & OPERAND:
+    if row is None:
         raise NotTranslated
     size, access = row
-    out = e.address(p) + e.access(size, access) + HOST_ADDRESS
-    out += b"\x41" + bytes((p.opcode, 1 | p.digit << 3))
+    narrow = p.prefixes & OPERAND
+    pointers = (6, 10) if narrow else (0x0C, 0x14)
+    out = e.address(p) + e.access(size - 14 if narrow else size, access) + HOST_ADDRESS
+    out += prefix_bytes(narrow) + b"\x41" + bytes((p.opcode, 1 | p.digit << 3))
     if access == WRITE:
-        out += b"\x41\xc7\x41\x0c" + pack("<I", 0) + b"\x41\xc7\x41\x14" + pack("<I", 0)
+        for pointer in pointers:  # mov dword [r9 + pointer], 0
+            out += b"\x41\xc7\x41" + bytes((pointer,)) + pack("<I", 0)
     return out
 
 
