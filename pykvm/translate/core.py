@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+from collections import deque
 
 from pykvm.translate import features, signals
 from pykvm.translate.blocks import Blocks
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
 
 ITERATIONS = 4096  # of a repeated string instruction, in one call of the interpreter
 BOUNCE_CODE = 256  # bytes of code for one instruction
+MXCSR_AT_RESET = 0x1F80
 APIC_ENABLED = 1 << 11  # IA32_APIC_BASE: without it CPUID shows no APIC (Intel SDM vol. 3 §10.4.3)
 APIC_FEATURE = 1 << 9
-MXCSR_AT_RESET = 0x1F80
+REMEMBERED = 16  # exceptions, for the post-mortem
 
 W_ATTENTION = SLOT["attention"] // 8
 W_RESUME = SLOT["resume"] // 8
@@ -125,6 +127,8 @@ class Core:
         fpu[:] = bytes(self.cpu.area.initial(self.cpu.components).data[:512])
         self._last_modes = [KERNEL_64, USER_64]
         self._special = 0
+        # The last exceptions that the guest was given: vector, error code, CR2, RIP
+        self.raised: deque[tuple[int, int | None, int | None, int]] = deque(maxlen=REMEMBERED)
         self.finder.clear_jumps()
 
     def connect(self, apic: LocalApic) -> None:
