@@ -131,6 +131,8 @@ class Emitter:
         code, prefixes = p.code, p.prefixes
         narrow = not self.wide or prefixes & ADDRESS
         segment = prefixes & (FS | GS)
+        if segment == FS | GS:
+            raise NotTranslated  # the last of them counts
         out = b""
         if p.rip_relative:
             (displacement,) = unpack_from("<i", code, p.modrm + 1)

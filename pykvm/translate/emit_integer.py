@@ -239,6 +239,8 @@ def bit_test(e: Emitter, p: Parts) -> bytes:
         return e.registers(p, access, SOURCE, 0, False, prefixes, opcode, b"")
     if p.prefixes & LOCK and access == READ:
         raise NotTranslated
+    if p.prefixes & ADDRESS and p.prefixes & (FS | GS):
+        raise NotTranslated  # the base would have to be added to the bit's address of 32 bits
     size = e.operand_size(p)
     if size == 2:
         raise NotTranslated

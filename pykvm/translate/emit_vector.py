@@ -183,7 +183,7 @@ def state(e: Emitter, p: Parts) -> bytes:
 
 def masked_move(e: Emitter, p: Parts) -> bytes:
     """MASKMOVQ and MASKMOVDQU, which store at RDI."""
-    if p.value < 0xC0 or p.prefixes & (LOCK | F2 | F3):
+    if p.value < 0xC0 or p.prefixes & (LOCK | F2 | F3) or p.prefixes & (FS | GS) == FS | GS:
         raise NotTranslated
     size = 16 if p.prefixes & OPERAND else 8
     narrow = not e.wide or p.prefixes & ADDRESS

@@ -7,6 +7,7 @@ The first exception ends a run, before it is delivered.
 from __future__ import annotations
 
 import threading
+from typing import Any
 from unittest import mock
 
 from places import CODE, CODE_PAGES, DATA, DATA_PAGES, END, GS_BASE, PAGE, READ_ONLY
@@ -39,22 +40,24 @@ class Stopped(Exception):
 
 
 class Recorder(TranslatedCpu):
-    """Stops at an exception; counts the instructions that the interpreter does."""
+    """Stops at an exception; counts the instructions that the interpreter does; keeps nothing on disk."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
         self.steps = 0
-        self._step = self.core.step
-        self.core.step = self._counted
-        self.core.raise_fault = _stop
+        self._interpret = self.core.step
+        core: Any = self.core
+        core.step, core.raise_fault = self._count, self._stop
 
-    def _counted(self) -> None:
+    def _count(self) -> None:
         self.steps += 1
-        self._step()
+        self._interpret()
 
+    def _stop(self, fault: Fault) -> None:
+        raise Stopped(fault)
 
-def _stop(fault: Fault) -> None:
-    raise Stopped(fault)
+    def _begin(self) -> None:
+        pass
 
 
 class Guest:

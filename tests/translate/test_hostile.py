@@ -125,7 +125,7 @@ def test_any_bytes_end_in_the_guest(cpl, wide):
     for _ in range(300 + FUZZ // 100):
         guest.reset()
         guest.view[:0x10_0000] = tables
-        guest.cpu.mmu.forget()
+        guest.cpu.core.mmu.forget()
         kind = numbers.random()
         prefix = numbers.choice(PREFIXES)
         code = prefix + numbers.randbytes(12) if kind < 0.7 else numbers.randbytes(14)
