@@ -53,6 +53,8 @@ TCG: dict[str, dict[str, str]] = {
         "test1": "F6 /1 is unknown",
         "rexax": "a REX before another prefix counts",
     },
+    "cpuid": {"apicon": "an APIC that was switched off shows no more"},
+    "fpumodes": {"limit": _NO_LIMITS},
     "rtc": {"pf": "the periodic flag needs PIE"},
     "x87": {
         **dict.fromkeys(("under", "over", "tag"), "no stack fault"),
