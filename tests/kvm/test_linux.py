@@ -3,79 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import select
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-
-from pykvm.boot.cpio import Archive
+from booting import COMMAND, Terminal, boot, initrd
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.images("linux", "debian")]
-
-COMMAND = [sys.executable, "-m", "pykvm"]
-LONG = 240  # seconds; the lab is slow
-
-
-def boot(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "boot", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-        **options,
-    )
-
-
-def initrd(path: Path, **files: str) -> Path:
-    """An initrd with executable files; Linux lays it over those before it."""
-    with open(path, "wb") as out:
-        archive = Archive(out)
-        for name, text in files.items():
-            archive.file(name.replace("_", "."), text.encode(), 0o755)
-        archive.close()
-    return path
-
-
-class Terminal:
-    """A program on a pty, driven as by a person: wait for a text, type."""
-
-    def __init__(self, *command: str) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.execvp(command[0], command)
-        self.seen = ""
-
-    def expect(self, pattern: str) -> None:
-        end = time.monotonic() + LONG
-        while not re.search(pattern, self.seen):
-            assert time.monotonic() < end, f"no {pattern!r} in:\n{self.seen}"
-            if select.select([self.fd], [], [], 1)[0]:
-                try:
-                    self.seen += os.read(self.fd, 4096).decode("utf-8", "replace")
-                except OSError:  # the other side is gone
-                    assert re.search(pattern, self.seen), f"ended without {pattern!r}:\n{self.seen}"
-
-    def type(self, text: str) -> None:
-        self.seen = ""
-        os.write(self.fd, text.encode())
-
-    def status(self) -> int:
-        while True:  # what is printed must be read, or the end waits for us
-            try:
-                if not os.read(self.fd, 4096):
-                    break
-            except OSError:
-                break
-        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        os.close(self.fd)
-        return status
 
 
 def test_linux_gives_a_shell_in_a_terminal_and_poweroff_ends_it():
@@ -95,13 +29,7 @@ def test_linux_gives_a_shell_in_a_terminal_and_poweroff_ends_it():
 
 
 def test_exit_from_the_shell_powers_off_and_piped_input_is_typed():
-    done = subprocess.run(
-        [*COMMAND, "boot", "linux", "--append", "quiet"],
-        input="echo typed: $((2+3))\nexit\n",
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-    )
+    done = boot("linux", "--append", "quiet", typed="echo typed: $((2+3))\nexit\n")
     assert done.returncode == 0, done.stderr
     assert "typed: 5" in done.stdout
 
@@ -144,7 +72,8 @@ def test_a_panicking_init_is_125_with_the_consoles_tail(tmp_path):
     report = tmp_path / "r.json"
     done = boot("linux", "--initrd", bad, "--report", report)
     assert done.returncode == 125, done.stdout + done.stderr
-    assert "Kernel panic - not syncing" in done.stderr.splitlines()[-1]
+    verdict = next(line for line in done.stderr.splitlines() if line.startswith("pykvm: the guest's kernel"))
+    assert "Kernel panic - not syncing" in verdict
     told = json.loads(report.read_text())
     assert told["outcome"] == "crash"
     assert told["crash"]["kind"] == "panic"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,3 +178,22 @@ def test_a_full_disk(first, tmp_path):
         assert [path for path in small.rglob("*") if path.stat().st_size > 4096] == []
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_a_process_that_is_killed_while_it_writes(cache):
+    """The half-written file is nobody's, and goes when the next one is written."""
+    child = os.fork()
+    if child == 0:
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("pykvm.cache.store._flush", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+                boot(program())
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert len(os.listdir(cache / "work")) == 1
+    assert records(cache) == []
+    booted = boot(program())
+    assert booted.translated >= WORTH
+    assert os.listdir(cache / "work") == []
+    assert boot(program()) == Booted(booted.outcome, 0)
