@@ -34,7 +34,7 @@ ARCH_CAPABILITIES = sum(1 << bit for bit in (0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 17
 _KEPT: dict[int, tuple[int, int | None]] = {
     0x17: (0, None),  # IA32_PLATFORM_ID
     0x3A: (1, None),  # IA32_FEATURE_CONTROL: locked
-    IA32_SPEC_CTRL: (0, 7),
+    IA32_SPEC_CTRL: (0, 7 | 1 << 10),  # IBRS, STIBP, SSBD, BHI_DIS_S
     0x79: (0, (1 << 64) - 1),  # IA32_BIOS_UPDT_TRIG
     0x8B: (1 << 32, (1 << 64) - 1),  # IA32_BIOS_SIGN_ID
     0xFE: (0x508, None),  # IA32_MTRRCAP: 8 variable ranges, fixed ones, write-combining
