@@ -40,7 +40,10 @@ class Stopped(Exception):
 
 
 class Recorder(TranslatedCpu):
-    """Stops at an exception; counts the instructions that the interpreter does; keeps nothing on disk."""
+    """Stops at an exception; counts the instructions that the interpreter does."""
+
+    keeps = False
+    """Whether translations are read from the cache folder, and put there."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -57,7 +60,8 @@ class Recorder(TranslatedCpu):
         raise Stopped(fault)
 
     def _begin(self) -> None:
-        pass
+        if self.keeps:
+            super()._begin()
 
 
 class Guest:

@@ -72,6 +72,7 @@ def program(seed: int = 1) -> dict[int, bytes]:
 def boot(code: dict[int, bytes], *, before_end: Callable[[Guest], None] | None = None) -> Booted:
     """A new machine runs ``code`` to its end, and goes."""
     guest = Guest()
+    guest.cpu.keeps = True
     try:
         for at, body in code.items():
             guest.put(at, body)

@@ -160,6 +160,7 @@ def test_code_that_the_guest_changes_is_translated_as_it_is_each_time(cache):
 def test_code_that_changes_behind_a_guest_that_has_taken_it(first):
     """A kept block that has run ends when its source is written to, as any other."""
     guest = Guest()
+    guest.cpu.keeps = True
     try:
         for at, body in program().items():
             guest.put(at, body)
