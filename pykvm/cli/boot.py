@@ -8,6 +8,7 @@ import sys
 from pykvm.cli.ending import Signalled
 from pykvm.cli.options import Parser, configuration, duration_ns, machine_options
 from pykvm.errors import HostError
+from pykvm.frozen import replace
 from pykvm.machine import report, verdict
 
 TYPE_CHECKING = False
@@ -43,6 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         boot.close()
         _write_report(given.report, boot, _cause_of(error))
         raise
+    cause = boot.examine(cause)
     boot.close()
     if cause.status not in QUIET:
         boot.explain(cause)
@@ -82,6 +84,22 @@ class Boot:
             self._expected_ns = session.expected_ns
         return cause
 
+    def examine(self, cause: Cause) -> Cause:
+        """``cause`` with the post-mortem in its ``crash``, where the guest crashed or made no progress."""
+        kind = cause.crash["kind"] if cause.crash else "timeout" if cause.outcome == "timeout" else ""
+        if not kind or self._machine is None or self._plan is None or self._plan.config.kernel is None:
+            return cause
+        from pykvm.debug.autopsy import of_machine
+
+        found = of_machine(
+            kind,
+            [thread.cpu for thread in self._machine.cpus],
+            self._plan.memory,
+            self._machine.cpuid_seen,
+            self._plan.config.kernel.image,
+        )
+        return replace(cause, crash={**found, **(cause.crash or {"kind": kind})})
+
     def report(self, cause: Cause) -> dict[str, Any]:
         """What is told of this boot."""
         from pykvm.x86.cpuid import difference
@@ -108,8 +126,12 @@ class Boot:
             if tail and not os.isatty(1):
                 lines.append(f"pykvm: the last lines on {name}:")
                 lines += (f"  {line}" for line in tail.split("\n"))
+        post_mortem = _post_mortem(cause)
         sentence = f"pykvm: {cause.sentence}"
-        lines.append(f"{sentence}; {cause.remedy}" if cause.remedy else sentence)
+        # The post-mortem of a crash knows better than the general remedy.
+        general = cause.remedy and not (post_mortem and cause.status == verdict.CRASH)
+        lines.append(f"{sentence}; {cause.remedy}" if general else sentence)
+        lines += (f"pykvm: {line}" for line in post_mortem)
         _say("\n".join(lines))
 
     def close(self) -> None:
@@ -118,6 +140,14 @@ class Boot:
             self._machine.close()
         if self._plan is not None:
             self._plan.memory.close()
+
+
+def _post_mortem(cause: Cause) -> list[str]:
+    if cause.crash is None:
+        return []
+    from pykvm.debug import postmortem
+
+    return postmortem.lines(cause.crash)
 
 
 def _built(plan: Plan, backend: str) -> Machine:

@@ -42,6 +42,13 @@ if TYPE_CHECKING:
             """Halted with interrupts off: only an NMI, which nobody sends, could wake it."""
             ...
 
+        def raised(self) -> list[tuple[int, int | None, int | None, int]]:
+            """The last exceptions that the guest was given, as far as the back end knows, the latest last.
+
+            Of each the vector, error code, CR2 and RIP. After a triple fault the last is what began it.
+            """
+            ...
+
         def exit_names(self) -> dict[int, str]:
             """The names of the numbers in ``exits``, for the report."""
             ...

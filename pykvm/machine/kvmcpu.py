@@ -228,6 +228,9 @@ class KvmCpu:
             return False
         return not self._vcpu.regs()["rflags"] & RFLAGS_IF
 
+    def raised(self) -> list[tuple[int, int | None, int | None, int]]:
+        return []  # KVM doesn't tell
+
     def exit_names(self) -> dict[int, str]:
         return {
             number: name.removeprefix("KVM_EXIT_").lower().replace("_", "-")

@@ -249,6 +249,9 @@ class TranslatedCpu:
     def halted_for_ever(self) -> bool:
         return self.core.cpu.halted and not self.core.words[W_IF] and not self.core.nmi_waits
 
+    def raised(self) -> list[tuple[int, int | None, int | None, int]]:
+        return list(self.core.raised)
+
     def exit_names(self) -> dict[int, str]:
         return dict(enumerate(REASONS))
 

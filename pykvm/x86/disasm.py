@@ -27,6 +27,22 @@ def disassemble(code: bytes, address: int, mode_bits: int, count: int = 0) -> li
     return lines
 
 
+def parts(code: bytes, mode_bits: int) -> tuple[str, str]:
+    """Mnemonic and operands of the instruction at the start of ``code``; ``(bad)`` where it is none."""
+    for _, _, mnemonic, operands in _engine(mode_bits).disasm_lite(code, 0, 1):
+        return mnemonic, operands
+    return "(bad)", ""
+
+
+def starts(code: bytes, mode_bits: int) -> list[int]:
+    """Offsets of the instructions of ``code``, and its end where the last one ends there."""
+    found, end = [], 0
+    for at, size, _, _ in _engine(mode_bits).disasm_lite(code, 0):
+        found.append(at)
+        end = at + size
+    return [*found, end] if end == len(code) else found
+
+
 def _line(address: int, code: bytes, text: str) -> str:
     return f"{address:#x}: {code.hex(' '):<30} {text}"
 

@@ -93,15 +93,16 @@ class Walk:
 
     ``page`` is the page's size in bytes (0 without paging); ``writable`` and ``user`` say what the entries
     grant together, ``executable`` whether no entry has XD; ``entries`` are those read, from the root down.
+    ``reserved`` are the bits of the last entry that must be 0 and are not.
     """
 
-    __slots__ = ("entries", "executable", "fault", "gpa", "gva", "page", "user", "writable")
+    __slots__ = ("entries", "executable", "fault", "gpa", "gva", "page", "reserved", "user", "writable")
 
     def __init__(self, gva: int, gpa: int) -> None:
         self.gva = gva
         self.gpa = gpa
         self.fault: int | None = None
-        self.page = 0
+        self.page = self.reserved = 0
         self.writable = self.user = self.executable = True
         self.entries: list[Entry] = []
 
@@ -194,7 +195,8 @@ def walk(
             found.fault = error
             return found
         leaf = level.large and (value & PTE_PS or level.shift == 12)
-        if value & (level.reserved_large if leaf else level.reserved):
+        if wrong := value & (level.reserved_large if leaf else level.reserved):
+            found.reserved = wrong
             found.fault = error | PF_P | PF_RSVD
             return found
         if level.has_rights:

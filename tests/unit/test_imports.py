@@ -45,6 +45,7 @@ ROOMS: dict[str, set[str]] = {
         "boot",
     },
     "guests": {"libc", "cache", "config", "boot"},
+    "debug": {"memory", "x86", "boot"},
     "cli": {
         "libc",
         "cache",
@@ -58,6 +59,7 @@ ROOMS: dict[str, set[str]] = {
         "boot",
         "machine",
         "guests",
+        "debug",
     },
     "__main__": {"cli"},
 }

@@ -1,0 +1,1 @@
+"""What became of a guest: the post-mortem of one that crashed or hangs."""

@@ -1,0 +1,4 @@
+; An invalid instruction, and no IDT.
+%include "start.inc"
+start:
+bug:    ud2

@@ -1,0 +1,5 @@
+; A loop without an end, with interrupts off.
+%include "start.inc"
+start:  cli
+bug:    pause
+        jmp     bug
