@@ -103,7 +103,7 @@ SLOT |= _slots(
     "host_mxcsr",
     *("mask_31", "mask_63"),  # constants, for those instructions that take them from memory only
 )
-MISS_SIZES = (1, 2, 4, 8, 10, 16, 28, 108, 512)
+MISS_SIZES = (1, 2, 4, 8, 10, 14, 16, 28, 94, 108, 512)
 SLOT |= _slots("leave_for_attention_at")
 for _user in (0, 1):
     for _write in (0, 1):

@@ -170,6 +170,8 @@ def state(e: Emitter, p: Parts) -> bytes:
         access = WRITE if p.digit == 3 else READ
         return e.address(p) + e.access(4, access) + b"\x42\x0f\xae" + bytes((4 | p.digit << 3, 0x09))
     if p.digit in (0, 1):
+        if not e.wide:
+            raise NotTranslated  # the host's would save and restore sixteen XMM registers, not eight
         # FXSAVE leaves the last bytes as they are.
         out = e.address(p) + e.access(512, BOTH if p.digit == 0 else READ) + HOST_ADDRESS
         out += bytes((0x41 | p.rex & 8, 0x0F, 0xAE, 1 | p.digit << 3))

@@ -316,4 +316,4 @@ def x87(rng: Random, opcode: int) -> Case:
         rm: Encoding | int = in_memory(rng, case, row[0])
     else:
         rm = rng.randrange(8)
-    return assemble(case, opcode, digit, rm)
+    return assemble(case, opcode, digit, rm, prefixes=b"\x66" if rng.random() < 0.1 else b"")

@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 from compare import FLAGS_SEEN, undefined
-from forms import ARITHMETIC, DF, IF, Case, number, target
+from forms import ARITHMETIC, DF, IF, Case, fx_image, number, target
 from guest import Guest
-from places import CODE, DATA_PAGES, GS_BASE, PAGE
+from places import CODE, DATA, DATA_PAGES, GS_BASE, PAGE
 
 from pykvm.translate.decode import TABLE_32
 from pykvm.translate.operands import INTEGER
@@ -153,3 +153,30 @@ def test_most_of_it_is_translated(guest):
         kept += guest.cpu.steps == 1
         guest.put(case.start, END_32 * len(case.code))
     assert kept > len(INTEGER) // 2
+
+
+STATE_AT = DATA + 0x200
+
+
+@pytest.mark.parametrize(
+    "code", ["0fae07", "0fae0f", "0fae17", "0fae1f"], ids=["fxsave", "fxrstor", "ldmxcsr", "stmxcsr"]
+)
+def test_state_of_sse_has_eight_registers(code, guest):
+    """FXSAVE and FXRSTOR leave XMM8 to XMM15, and their places, alone."""
+    rng = Random(code)
+    seen = []
+    guest.put(CODE, bytes.fromhex(code) + END_32 * 12)
+    image, other = fx_image(rng), fx_image(rng)
+    for how in ("interpret", "run"):
+        guest.data = (bytes(0x200) + other).ljust(DATA_PAGES * PAGE, b"\x77")
+        if code == "0fae17":
+            guest.data = (bytes(0x200) + b"\x80\x3f\0\0").ljust(DATA_PAGES * PAGE, b"\x77")
+        guest.fx = image
+        guest.regs, guest.flags = [0] * EDI + [STATE_AT] + [0] * 8, 2
+        getattr(guest, how)(CODE)
+        assert guest.rip == CODE + 3
+        stored = guest.data[0x200:0x400]  # but FIP, FDP and the mask of MXCSR
+        seen.append(
+            (guest.fx[160:416], guest.fx[24:28], guest.fx[:5], stored[:6], stored[24:28], stored[32:])
+        )
+    assert seen[0] == seen[1]

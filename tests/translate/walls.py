@@ -14,6 +14,7 @@ from pykvm.translate.context import (
     CONTEXT_SIZE,
     JUMP_HOST,
     JUMP_TAG,
+    MISS_SIZES,
     SLOT,
     TABLE,
     TLB_ADDEND,
@@ -44,11 +45,11 @@ _SIZES = {
 }
 _LOOKUPS = {
     SLOT[f"lookup_{user}{write}_{size}"]: (bool(write), size, user)
-    for user in (0, 1) for write in (0, 1) for size in (1, 2, 4, 8, 10, 16, 28, 108, 512)
+    for user in (0, 1) for write in (0, 1) for size in MISS_SIZES
 }  # fmt: skip
 _MISSES = {
     SLOT[f"miss_{user}{write}_{size}"]: (bool(write), size, user)
-    for user in (0, 1) for write in (0, 1) for size in (1, 2, 4, 8, 10, 16, 28, 108, 512)
+    for user in (0, 1) for write in (0, 1) for size in MISS_SIZES
 }  # fmt: skip
 _ADDENDS = (SLOT["addend_0"], SLOT["addend_1"])
 RCX, R9, RSP, RSI, RDI = x86.X86_REG_RCX, x86.X86_REG_R9, x86.X86_REG_RSP, x86.X86_REG_RSI, x86.X86_REG_RDI
@@ -125,6 +126,8 @@ class Walls:
     def _access(self, i: capstone.CsInsn, name: str, op: capstone.x86.X86Op) -> Found | None:
         mem = op.mem
         size = _SIZES.get(name, op.size)
+        if size in (28, 108) and i.prefix[2] == 0x66:
+            size -= 14  # an environment of 16 bits
         write = name not in _READS and bool(not op.access or op.access & capstone.CS_AC_WRITE)
         if mem.base == RSP:
             self._context(i, mem, size)
