@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from pykvm.boot.image import Image
     from pykvm.boot.places import Places
 
-TO_THE_HEADER = 0xFFFF_FFFF
-"""As Multiboot 2's load_addr: the file is loaded from its first byte."""
-
 
 @frozen
 class Addresses:
@@ -42,6 +39,8 @@ class Loadable:
 def read(image: Image, header_at: int, fields: Addresses) -> Loadable:
     """What ``fields`` of the header at ``header_at`` of the file say, checked. Raises InputError."""
     load = fields.load_addr
+    if load < 0:
+        raise _wrong(image, "header_addr", fields.header_addr, f"below its place in the file, {header_at:#x}")
     if load > fields.header_addr:
         raise _wrong(image, "load_addr", load, f"above header_addr {fields.header_addr:#x}")
     offset = header_at - (fields.header_addr - load)

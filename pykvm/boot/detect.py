@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pykvm.boot import elf, header, multiboot
-from pykvm.boot.header import BOOT_FLAG
+from pykvm.boot import bootsector, elf, header, multiboot, multiboot2, pvh
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,8 +12,11 @@ if TYPE_CHECKING:
 # What is several is taken for the one that says most of how it wants to be started.
 FORMATS = (
     ("bzimage", "bzImage", header.why_not),
+    ("multiboot2", "Multiboot2 kernel", multiboot2.why_not),
     ("multiboot", "Multiboot kernel", multiboot.why_not),
+    ("pvh", "PVH kernel", pvh.why_not),
     ("elf", "ELF", elf.why_not),
+    ("bootsector", "boot sector", bootsector.why_not),
 )
 
 UNPACK = "unpack it first"
@@ -31,12 +33,6 @@ STRANGERS = (
     (0, b"\x27\x05\x19\x56", "a U-Boot image", "name the bzImage or vmlinux that it was made of"),
     (0x38, b"ARM\x64", "Linux for AArch64", "pykvm runs x86"),
     (0x38, b"RSC\x05", "Linux for RISC-V", "pykvm runs x86"),
-    (
-        0x1FE,
-        BOOT_FLAG.to_bytes(2, "little"),
-        "a boot sector",
-        "set kernel.format to flat, kernel.entry to real",
-    ),
     (0, b"MZ", "a DOS or EFI program", "name a kernel"),
 )
 TEXT = frozenset((*range(0x20, 0x7F), 9, 10, 13))

@@ -38,6 +38,11 @@ def load(places: Places, kernel: Kernel, images: Sequence[Image]) -> Range | Non
     return place
 
 
+def joined(images: Sequence[Image]) -> bytes:
+    """``images`` as one, each part aligned as ``load`` does it."""
+    return b"".join(image.read(0, image.size).ljust(_padded(image), b"\0") for image in images)
+
+
 def _padded(image: Image) -> int:
     return -(-image.size // ALIGNMENT) * ALIGNMENT
 

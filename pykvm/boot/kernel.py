@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from pykvm.boot.header import SetupHeader
     from pykvm.boot.image import Image
+    from pykvm.config.model import KernelConfig
 
     # Puts what the kernel's boot protocol hands over into memory; returns general registers by name.
     Tell = Callable[["Given"], dict[str, int]]
@@ -50,3 +51,12 @@ class Kernel:
     def linux(self) -> bool:
         """Whether it is Linux: by its note, or because nothing else comes as a bzImage."""
         return self.format == "bzimage" or "Linux" in self.version
+
+
+def protected_only(image: Image, kernel: KernelConfig) -> None:
+    """Raise InputError where ``kernel.entry`` asks for a mode that Multiboot and PVH don't have."""
+    if kernel.entry not in ("auto", "protected"):
+        raise image.error(
+            f"is entered in protected mode by its boot protocol, not in {kernel.entry} mode",
+            "set kernel.entry to auto, or kernel.format to another format",
+        )

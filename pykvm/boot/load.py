@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from pykvm.boot import bzimage, elf, flat, initrd, lowmem, multiboot, params
+from pykvm.boot import (
+    bootsector,
+    bzimage,
+    elf,
+    flat,
+    initrd,
+    lowmem,
+    multiboot,
+    multiboot2,
+    params,
+    pvh,
+    whole,
+)
 from pykvm.boot.detect import FORMATS, detect
 from pykvm.boot.kernel import Given
 from pykvm.boot.places import Places, Range
@@ -24,8 +36,11 @@ if TYPE_CHECKING:
 
 
 LOADERS: dict[str, Callable[[Places, Image, KernelConfig], Kernel]] = {
+    "multiboot2": multiboot2.load,
     "multiboot": multiboot.load,
     "elf": elf.load,
+    "pvh": pvh.load,
+    "bootsector": bootsector.load,
     "flat": flat.load,
 }
 """The loaders of all formats but bzImage, which also takes a cache."""
@@ -38,6 +53,7 @@ class Entry:
     ``mode`` is "real", "protected" or "long"; ``state`` is as in pykvm/x86/entry.py; ``placed`` is in
     the order of addresses; ``version`` is what the kernel calls itself, where it does. ``cmdline`` is the
     command line that it gets, ``linux`` whether it is Linux, ``asks`` what it asks of its loader, in words.
+    ``packed`` is how the whole file is compressed, or empty.
     """
 
     format: str
@@ -49,6 +65,7 @@ class Entry:
     cmdline: str
     linux: bool
     asks: tuple[str, ...]
+    packed: str
 
 
 def load(
@@ -74,6 +91,9 @@ def load(
     places = Places(memory)
     if rsdp:
         places.take(Range(name="the ACPI tables", gpa=TABLES, size=HIGH_RAM - TABLES), "memory")
+    packed = ""
+    if kernel.format != "flat":  # whose bytes are taken as they are
+        image, packed = whole.unpack(image)
     loaded = _load_kernel(places, image, kernel, cache)
     command = merge_cmdline(linux_words, kernel.cmdline) if loaded.linux else kernel.cmdline
     given = Given(modules=initrds, cmdline=command.encode("utf-8", "surrogateescape"), rsdp=rsdp)
@@ -97,13 +117,14 @@ def load(
         cmdline=command,
         linux=loaded.linux,
         asks=loaded.asks,
+        packed=packed,
     )
 
 
 def _load_kernel(places: Places, image: Image, kernel: KernelConfig, cache: Cache | None) -> Kernel:
     wanted = detect(image) if kernel.format == "auto" else kernel.format
     for name, title, why_not in FORMATS:
-        if name == wanted and (reason := why_not(image)):
+        if name == wanted and name != "pvh" and (reason := why_not(image)):
             raise image.error(f"is no {title}: {reason}", "set kernel.format to auto, or to what it is")
     if wanted == "bzimage":
         return bzimage.load(places, image, kernel, cache)

@@ -12,7 +12,7 @@ from struct import pack, unpack_from
 
 from pykvm.boot import addresses, block, elf, modules, sections
 from pykvm.boot.addresses import Addresses
-from pykvm.boot.kernel import Kernel
+from pykvm.boot.kernel import Kernel, protected_only
 from pykvm.boot.params import e820
 from pykvm.frozen import frozen
 from pykvm.memory.layout import EBDA, FOUR_GIB, HIGH_RAM
@@ -148,7 +148,7 @@ def read(image: Image) -> Header:
 def load(places: Places, image: Image, kernel: KernelConfig) -> Kernel:
     """Put the kernel into memory, which must be fresh. Raises InputError."""
     header = read(image)
-    check_mode(image, kernel)
+    protected_only(image, kernel)
     found: Sections | None = None
     if header.addresses is not None:
         what = addresses.read(image, header.at, header.addresses)
@@ -184,15 +184,6 @@ def load(places: Places, image: Image, kernel: KernelConfig) -> Kernel:
         tell=tell,
         asks=tuple(words for flag, words in ASKS if header.flags & flag),
     )
-
-
-def check_mode(image: Image, kernel: KernelConfig) -> None:
-    """Both Multiboots and PVH are entered in protected mode, whatever ``kernel.entry`` would like."""
-    if kernel.entry not in ("auto", "protected"):
-        raise image.error(
-            f"is entered in protected mode by its boot protocol, not in {kernel.entry} mode",
-            "set kernel.entry to auto, or kernel.format to another format",
-        )
 
 
 def check_entry(image: Image, entry: int, gpa: int, size: int) -> None:

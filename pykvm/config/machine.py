@@ -58,6 +58,10 @@ def _machine(root: Node, sets: Sequence[str | Override], name: str) -> MachineCo
     return machine
 
 
+NOUNS = {"flat": "flat kernel", "bootsector": "boot sector"}
+"""Formats without a boot protocol."""
+
+
 def _check_flat(kernel: KernelConfig, root: Node) -> None:
     """A flat binary alone has an address, and nothing that could read a command line."""
     if kernel.format != "flat":
@@ -67,11 +71,12 @@ def _check_flat(kernel: KernelConfig, root: Node) -> None:
                 raise root.nearest(path).error(
                     path, "is for flat kernels", "write format: flat, or leave it out"
                 )
+    if kernel.format not in NOUNS:
         return
     for key, text in (("cmdline", kernel.cmdline), ("initrd", kernel.initrd)):
         if text:
             path = f"kernel.{key}"
-            raise root.nearest(path).error(path, "a flat kernel takes none", "leave it out")
+            raise root.nearest(path).error(path, f"a {NOUNS[kernel.format]} takes none", "leave it out")
 
 
 def _check_devices(devices: tuple[SerialConfig | DebugExitConfig, ...], root: Node) -> None:

@@ -54,6 +54,8 @@ def make(config: MachineConfig, kernel: KernelConfig) -> Plan:
         for path, name in zip((kernel.image, *kernel.initrd), (said.image, *said.initrd), strict=True):
             images.append(Image.open(path, name))
         tables = build_tables(_board(config)) if kernel.format != "flat" else None
+        if tables:  # before the kernel, as Multiboot2 hands over a copy of the RSDP
+            memory.write(tables.base, tables.image)
         entry = load(
             memory,
             images[0],
@@ -63,8 +65,6 @@ def make(config: MachineConfig, kernel: KernelConfig) -> Plan:
             linux_words=CONSOLE if "com1" in _serials(config) else "",
             cache=Cache(),
         )
-        if tables:
-            memory.write(tables.base, tables.image)
         return Plan(config=replace(config, kernel=kernel), memory=memory, entry=entry)
     except BaseException:
         memory.close()
