@@ -173,6 +173,7 @@ def test_small_guests_print_the_same_without_bmi2(name, tmp_path):
     assert asked.called
 
 
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(
     "name", ["paging64", "exceptions64", "rings", "selfmod", "crossing", "sse", "segments"]
 )
