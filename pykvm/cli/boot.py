@@ -86,9 +86,13 @@ class Boot:
 
     def examine(self, cause: Cause) -> Cause:
         """``cause`` with the post-mortem in its ``crash``, where the guest crashed or made no progress."""
-        kind = cause.crash["kind"] if cause.crash else "timeout" if cause.outcome == "timeout" else ""
-        if not kind or self._machine is None or self._plan is None or self._plan.config.kernel is None:
+        if self._machine is None or self._plan is None or self._plan.config.kernel is None:
             return cause
+        # What was not printed: in time, if that is the machine's own cause too, else before the guest ended.
+        time_was_up = cause.status in (verdict.TIMEOUT, verdict.EXPECT) and cause == self._machine.cause
+        if not cause.crash and not time_was_up:
+            return cause
+        kind = cause.crash["kind"] if cause.crash else cause.outcome
         from pykvm.debug.autopsy import of_machine
 
         found = of_machine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pykvm.debug.raising import astray
 from pykvm.frozen import frozen
 from pykvm.x86.execute.fetch import step
 from pykvm.x86.registers import RFLAGS_IF
@@ -25,12 +26,10 @@ class Circles:
     endless: bool
 
     def text(self) -> str:
-        if self.endless:
-            return (
-                f"runs in a circle of {self.instructions} instructions, rip {self.low:#x} to {self.high:#x},"
-                " which changes no register"
-            )
         where = f"rip {self.low:#x} to {self.high:#x}"
+        if self.endless:
+            size = "1 instruction" if self.instructions == 1 else f"{self.instructions} instructions"
+            return f"runs in a circle of {size}, {where}, which changes no register"
         return f"keeps within {where} for the next {self.instructions} instructions"
 
 
@@ -53,7 +52,7 @@ def circles(subject: Subject) -> Circles | None:
         if outcome is None or outcome.fault is not None or cpu.halted:
             return None
     low, high = min(rips), max(rips)
-    if high - low > SMALL:
+    if high - low > SMALL or len(set(rips)) == STEPS:
         return None
     return Circles(low=low, high=high, instructions=STEPS, endless=False)
 
@@ -62,7 +61,10 @@ def waits_text(subject: Subject) -> str:
     """What a CPU that ran until the end of its time is doing."""
     interrupts = "on" if subject.cpu.regs["rflags"] & RFLAGS_IF else "off"
     if subject.cpu.halted:
-        return f"it is halted, with interrupts {interrupts}"
+        return f"it waits, halted, with interrupts {interrupts}"
+    lost = astray(subject)
+    if lost is not None:
+        return f"it has run astray: {lost.text}"
     found = circles(subject)
     if found is None:
         return f"it runs, with interrupts {interrupts}"

@@ -10,6 +10,7 @@ from pykvm.debug import listing
 from pykvm.debug.chain import Chain, first_exception, follow, raised_text
 from pykvm.debug.circles import waits_text
 from pykvm.debug.entry import refused
+from pykvm.debug.raising import switched_off
 from pykvm.debug.reason import ADVICE
 from pykvm.debug.subject import Raised, Subject
 from pykvm.x86.exceptions import Fault
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 EXACT = "run it with `--set backend=translate`, which keeps the exact moment"
 ASTRAY = ("null-call", "wild-jump", "no-code", "zeros", "non-canonical")
 """Reasons for which it matters who called."""
+STILL_RUNNING = ("timeout", "expect")
+"""The outcomes of a guest whose time was up."""
 RESET_VECTOR = (0xFFF0, 0xF000)
 
 # The order of the sections in the text: the key in the data, the heading
@@ -49,7 +52,7 @@ def examine(
     entries: Sequence[dict[str, int]] = (),
     symbols: Symbols | None = None,
 ) -> dict[str, Any]:
-    """What is known of a guest that ended as ``kind``, a crash's kind or "timeout".
+    """What is known of a guest that ended as ``kind``, a crash's kind or one of STILL_RUNNING.
 
     ``state`` is the CPU's as its back end gives it, ``raised`` the last exceptions that it knows, ``entries``
     CPUID.
@@ -57,7 +60,7 @@ def examine(
     found: dict[str, Any] = {}
     try:
         subject = Subject(state, memory, entries)
-        if kind != "timeout" and is_reset(subject):
+        if kind not in STILL_RUNNING and is_reset(subject):
             return _lost()
         _look(found, subject, symbols)
         history = [_raised(row) for row in raised]
@@ -184,14 +187,19 @@ def _explain(
         found["what"] = f"the CPU executed HLT with interrupts off before rip {rip:#x}: nothing can wake it"
         found["likely"] = "the kernel's last resort after an error, or its end without a power-off"
         found["try"] = "STI before HLT to wait for an interrupt; to end a test, write to debug-exit"
-    elif kind == "timeout":
+    elif kind in STILL_RUNNING:
         found["what"] = f"at the end of its time rip was {rip:#x}: {_text(lambda: waits_text(subject))}"
     elif kind == "panic":
         found["what"] = f"the kernel ended itself; the CPU stood at rip {rip:#x}"
         found["try"] = "its own last words say why"
     else:
-        found["what"] = f"the back end could not go on at rip {rip:#x}"
-        found["try"] = "run it with `--set backend=translate`"
+        found["what"] = f"KVM could not go on with the instruction at rip {rip:#x}"
+        off = switched_off(subject)
+        if off is not None:
+            found["what"] += f"; hardware would raise an exception: {off.text}"
+            found["likely"], found["try"] = ADVICE[off.key]
+        else:
+            found["try"] = "run it with `--set backend=translate`"
 
 
 def _tell(found: dict[str, Any], chain: Chain) -> None:

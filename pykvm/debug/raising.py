@@ -25,9 +25,9 @@ ZEROS = bytes(4)
 
 def why_raised(subject: Subject, fault: Fault) -> Reason:
     """Why the instruction at RIP raised ``fault``."""
-    astray = _astray(subject)
-    if astray is not None:
-        return astray
+    lost = astray(subject)
+    if lost is not None:
+        return lost
     mnemonic, operands = _instruction(subject)
     if fault.vector == PF and fault.cr2 is not None:
         return _page_fault(subject, fault, fault.cr2)
@@ -36,7 +36,7 @@ def why_raised(subject: Subject, fault: Fault) -> Reason:
     if fault.vector in (GP, NP, SS, TS) and fault.error:
         return error_code_fault(subject, fault)
     if fault.vector in (GP, SS):
-        return _general(subject, fault, mnemonic)
+        return _general(subject, fault, mnemonic, operands)
     if fault.vector == DE:
         return Reason(
             key="divide", text=f"{mnemonic} {operands}: the divisor is 0, or the quotient too large"
@@ -49,13 +49,14 @@ def why_raised(subject: Subject, fault: Fault) -> Reason:
 
 
 def walk_of(subject: Subject, gva: int, access: int = READ) -> Walk:
-    """The page walk of ``gva`` by the CPU itself."""
+    """The page walk of ``gva`` by the CPU itself, which SMAP doesn't hinder."""
     cpu = subject.cpu
     return walk(
         subject.memory,
         cpu.sregs,
         gva,
         access,
+        ac=True,
         physical_bits=cpu.physical_bits,
         gigabyte_pages=cpu.has("pdpe1gb"),
         user=access == FETCH and cpu.cpl == 3,
@@ -80,8 +81,8 @@ def _bit_numbers(mask: int) -> str:
     return ("bit " if len(numbers) == 1 else "bits ") + ", ".join(numbers)
 
 
-def _astray(subject: Subject) -> Reason | None:
-    """Where RIP itself is the trouble."""
+def astray(subject: Subject) -> Reason | None:
+    """What is wrong with RIP itself; None where it leads to code."""
     cpu, rip = subject.cpu, subject.rip
     if cpu.bits == 64 and not canonical(cpu.regs["rip"], cpu.sregs["cr4"]):
         return Reason(key="non-canonical", text=f"rip {rip:#x} is not canonical")
@@ -146,7 +147,7 @@ def _iret(subject: Subject, fault: Fault, mnemonic: str) -> Reason:
     return Reason(key="frame", text=f"{mnemonic} found this frame on the stack: {shown}{wrong}")
 
 
-def _general(subject: Subject, fault: Fault, mnemonic: str) -> Reason:
+def _general(subject: Subject, fault: Fault, mnemonic: str, operands: str) -> Reason:
     cpu = subject.cpu
     if mnemonic in ("rdmsr", "wrmsr"):
         return Reason(key="protected", text=f"{mnemonic} of MSR {cpu.regs['rcx'] & 0xFFFF_FFFF:#x}")
@@ -157,22 +158,30 @@ def _general(subject: Subject, fault: Fault, mnemonic: str) -> Reason:
             if register not in ("rip", "rflags") and not canonical(value, cpu.sregs["cr4"]):
                 return Reason(
                     key="non-canonical",
-                    text=f"{mnemonic} in ring {cpu.cpl}; perhaps by {register} {value:#x}, not canonical",
+                    text=f"{mnemonic} {operands} in ring {cpu.cpl}; {register} {value:#x} isn't canonical",
                 )
-    return Reason(key="protected", text=f"{mnemonic} in ring {cpu.cpl}, with its operands as they are")
+    return Reason(key="protected", text=f"{mnemonic} {operands} in ring {cpu.cpl} isn't allowed")
+
+
+def switched_off(subject: Subject) -> Reason | None:
+    """That the instruction at RIP is one of SSE or x87, and these are switched off."""
+    sregs = subject.cpu.sregs
+    mnemonic, operands = _instruction(subject)
+    off = bits_text(sregs["cr0"] & (CR0_EM | CR0_TS), {"CR0.EM": CR0_EM, "CR0.TS": CR0_TS})
+    because = [f"{off} set"] if off else []
+    if "xmm" in operands and not sregs["cr4"] & CR4_OSFXSR:
+        because.append("CR4.OSFXSR is 0")
+    if not because or not ("xmm" in operands or mnemonic.startswith("f")):
+        return None
+    return Reason(key="sse", text=f"{mnemonic} {operands}: {', '.join(because)}")
 
 
 def _invalid(subject: Subject, mnemonic: str, operands: str) -> Reason:
-    sregs = subject.cpu.sregs
     if mnemonic == "ud2":
         return Reason(key="ud2", text="ud2, which is there to raise this")
-    uses_sse = "xmm" in operands
-    if (uses_sse and not sregs["cr4"] & CR4_OSFXSR) or sregs["cr0"] & (CR0_EM | CR0_TS):
-        off = bits_text(sregs["cr0"] & (CR0_EM | CR0_TS), {"CR0.EM": CR0_EM, "CR0.TS": CR0_TS})
-        missing = "" if sregs["cr4"] & CR4_OSFXSR else "CR4.OSFXSR is 0"
-        because = ", ".join(part for part in (off and f"{off} set", missing) if part)
-        if uses_sse or mnemonic.startswith("f"):
-            return Reason(key="sse", text=f"{mnemonic} {operands}: {because}")
+    off = switched_off(subject)
+    if off is not None:
+        return off
     if mnemonic == "(bad)":
         code = subject.peek(subject.rip, 8).hex(" ")
         return Reason(key="opcode", text=f"the bytes {code} are no instruction")
