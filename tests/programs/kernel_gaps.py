@@ -111,20 +111,56 @@ TCG_CANNOT: dict[str, str] = {
 }
 """Kernels that QEMU 7.2 can't run at all."""
 
+_LATE = "interrupts come late: up to 1024 instructions are interpreted in a row"
+_NO_FPU = "x87 and SSE are not interpreted"
+_RING3 = "from ring 3 neither INT nor call gates work"
+
 EMULATING_KVM: dict[str, dict[str, str]] = {
+    "control": {"cr4high": _RESERVED},
+    "cpuid": {"brand": "no brand string"},
+    "crossing": {"untouched": "a write over two pages is half done where the second faults"},
+    "flags": {
+        "if3": "RF is set in the saved flags of a trap",
+        **dict.fromkeys(("iret3", "iretflags", "iret0", "iretif"), "no IRET in ring 3"),
+    },
     "segments": {
         "downwrap": "an access that wraps at 4 GiB in an expand-down segment is let through",
         "stack": "the saved EIP of #SS is 0",
+    },
+    "step": {
+        **dict.fromkeys(("rep", "replast"), "a REP is one step"),
+        **dict.fromkeys(("movss", "ssip"), "MOV SS doesn't hold the trap back"),
     },
 }
 """A KVM that interprets ring 0, the public PVM driver."""
 
 EMULATING_KVM_CANNOT: dict[str, str] = {
-    "exceptions32": "no x87",
+    "breakpoints": "no breakpoints on data and ports",
+    "deadline": "a write of the time-stamp counter is not exact",
+    "doublefault": "no task gate for a double fault",
+    "exceptions32": _NO_FPU,
     "exceptions64": "no #UD for a VEX prefix without AVX",
+    "fpumodes": _NO_FPU,
+    "fxsave": _NO_FPU,
+    "gates": _RING3,
+    "interrupted": "too slow",
+    "ioapic": _LATE,
+    "ist": _RING3,
+    "lapic": _LATE,
+    "lengths": "CMPXCHG8B of a register ends the run",
+    "nmi": _LATE,
+    "pae": "paging on ends in a page fault",
+    "paging32": "2-level paging doesn't work",
     "paging64": "no pages of 1 GiB",
+    "pic": _LATE,
+    "rings": _RING3,
+    "shadow": _LATE,
+    "sse": _NO_FPU,
+    "syscall": "SYSCALL from ring 3 stays there",
+    "sysenter": "SYSENTER in 64-bit mode saves nothing",
+    "unmapped": "code where nothing is ends in no fault",
+    "unreal": "limits of segments are lost in real mode",
+    "v86": "no INT, PUSHF or ports in virtual-8086 mode",
+    "x87": _NO_FPU,
 }
-"""Kernels that such a KVM can't run to their end."""
-
-LAB_CANNOT: dict[str, str] = {}
-"""Kernels that the lab, AMD-V by QEMU, can't run."""
+"""Kernels that such a KVM can't run to their end, or can't be asked."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "guests" / "tests"
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/machine.yaml"))
-LONG = 120  # seconds; a busy host is slow
+LONG = 60  # seconds; a busy host is slow
 STATUS = {"triple": 125}
 """How `pykvm boot` ends, where that is not 0."""
 
@@ -33,7 +33,7 @@ def facts(line: str) -> dict[str, str]:
     head, *words = line.split()
     pairs = [word.split("=", 1) for word in words]
     found = dict(pairs)
-    assert len(found) == len(pairs), f"{head} a name twice"
+    assert len(found) == len(pairs), f"{head} has a name twice: {line}"
     return found
 
 

@@ -33,11 +33,12 @@ main:   say     "halt:"
         out     0x40, al
         mov     al, 1193182 / 1000 >> 8
         out     0x40, al
-        sti
         mov     ecx, 20
-.next:  hlt
-.halted: loop    .next
+.next:  sti                                     ; it can only come while the CPU halts
+        hlt
+.halted:
         cli
+        loop    .next
         mov     eax, [EIP]
         sub     eax, .halted
         fact    "eip", eax
@@ -48,13 +49,13 @@ main:   say     "halt:"
         enter_long
         gate    0x20, tick64
         mov     qword [COUNT], 0
-        sti
         mov     ecx, 5
 .next64:
+        sti
         hlt
 .halted64:
-        loop    .next64
         cli
+        loop    .next64
         mov     rax, [EIP]
         sub     rax, .halted64
         fact    "eip64", rax
