@@ -1,7 +1,7 @@
 """Translations kept on disk, so that a second boot of the same guest starts with them.
 
 Emitted code holds no host address, so a file is the code as it lay, and tables that say what it is. Source
-bytes are not in it: a block counts only where the guest's memory has bytes with the same CRC at the time
+bytes are not in it: a block counts only where the guest's memory has bytes with the same hash at the time
 when its page is first executed, and is ended where not.
 
 Layout, all numbers little-endian::
@@ -9,14 +9,17 @@ Layout, all numbers little-endian::
     0   16  MAGIC                    16  32  what made it (the translator's own sources, and BMI2)
     48  4   CRC-32 of what follows   52  4   how many pages   56  4  blocks   60  4  instructions
     64  4   jumps                    68  4   bytes of code    72  4  the highest page id   76  4  0
-    80      PAGES, BLOCKS, instructions' places (host, then guest), jumps' places, targets; code
+    80  16  the key of the hashes
+    96      PAGES, BLOCKS, instructions' places (host, then guest), jumps' places, targets; code
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 from array import array
 from bisect import bisect_right
+from hashlib import blake2b
 from struct import Struct
 
 from pykvm.translate.codepage import M64, PAGE, Block, CodePage
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
     from pykvm.translate.blocks import Blocks
 
 MAGIC = b"pykvm translated"
-HEADER = Struct("<16s32s8I")
+HEADER = Struct("<16s32s8I16s")
+KEY_SIZE = 16
 COVERED = 52  # the checksum is of all from here on
 LARGEST = 48 << 20  # bytes of code; more is not kept
 WORTH = 500  # instructions: fewer new ones are not worth a file
@@ -36,9 +40,26 @@ WORTH = 500  # instructions: fewer new ones are not worth a file
 # Columns: array type and name.
 PAGE_COLUMNS = (("I", "id"), ("I", "mode"), ("Q", "gva"))
 BLOCK_COLUMNS = (
-    ("I", "page"), ("I", "body"), ("I", "end"), ("H", "offset"), ("H", "length"), ("I", "crc"),
+    ("I", "page"), ("I", "body"), ("I", "end"), ("H", "offset"), ("H", "length"), ("Q", "hash"),
     ("I", "spill"), ("I", "marks"), ("I", "jumps"), ("H", "remembered"),
 )  # fmt: skip
+
+
+class Sources:
+    """Hashes of blocks' source bytes, by a key that is the file's own.
+
+    A guest that could choose bytes with the hash of others would have its code taken for another guest's;
+    so the key is random, and no guest sees it.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self._keyed = blake2b(digest_size=8, key=key)
+
+    def hash(self, source: bytes | memoryview) -> int:
+        keyed = self._keyed.copy()
+        keyed.update(source)
+        return int.from_bytes(keyed.digest(), "little")
 
 
 class Damaged(Exception):
@@ -64,13 +85,16 @@ class Saved:
 
     def __init__(self, data: bytes, made_by: bytes) -> None:
         try:
-            magic, maker, crc, pages, blocks, marks, jumps, size, self.top_id, _ = HEADER.unpack_from(data)
+            magic, maker, crc, pages, blocks, marks, jumps, size, self.top_id, _, key = HEADER.unpack_from(
+                data
+            )
         except Exception as error:
             raise Damaged("too short") from error
         if magic != MAGIC or maker != made_by:
             raise Damaged("made by another version")
         if zlib.crc32(memoryview(data)[COVERED:]) != crc:
             raise Damaged("its checksum is wrong")
+        self.sources = Sources(key)
         at = HEADER.size
         columns = []
         for kinds, count in (
@@ -140,26 +164,26 @@ class Saved:
         length = block["length"][number]
         if offset + length > PAGE:
             return False
-        return zlib.crc32(source[offset : offset + length]) == block["crc"][number]
+        return self.sources.hash(source[offset : offset + length]) == block["hash"][number]
 
     def fill(self, kept: KeptPage, page: CodePage, blocks: Blocks) -> None:
         """Give ``page`` those of its blocks whose source is what it was, and end the others."""
         kept.taken = page
         source = blocks.source(page.gpa)
         columns = self._block
-        offsets, lengths, crcs, spills = (
+        offsets, lengths, hashes, spills = (
             columns["offset"],
             columns["length"],
-            columns["crc"],
+            columns["hash"],
             columns["spill"],
         )
         remembered = columns["remembered"]
-        crc32 = zlib.crc32
+        hash_of = self.sources.hash
         for number in self._of_page.get(kept.first, ()):
             offset, length = offsets[number], lengths[number]
             block = self._make(number, page)
             if not spills[number]:
-                good = length and crc32(source[offset : offset + length]) == crcs[number]
+                good = length and hash_of(source[offset : offset + length]) == hashes[number]
             else:
                 good = self._fits_second(block, number, source, blocks)
             if good and offset not in page.blocks:
@@ -179,7 +203,7 @@ class Saved:
             return False
         first = PAGE - block.offset
         code = bytes(source[block.offset :]) + bytes(blocks.source(second.gpa)[: block.length - first])
-        if zlib.crc32(code) != self._block["crc"][number]:
+        if self.sources.hash(code) != self._block["hash"][number]:
             return False
         block.spill = second
         return True
@@ -215,13 +239,13 @@ class Saved:
         return block
 
     def rows(self, blocks: Blocks) -> list[tuple[Block, int]]:
-        """All blocks, with the CRC of their source, in the order of their places, for the next file."""
+        """All blocks, with the hash of their source, in the order of their places, for the next file."""
         found = []
-        crcs = self._block["crc"]
+        hashes = self._block["hash"]
         for number, body in enumerate(self._bodies):
             block = self._made.get(number) or self.block_at(self._origin + body + 1, blocks)
             assert block is not None
-            found.append((block, 0 if block.dead else crcs[number]))
+            found.append((block, 0 if block.dead else hashes[number]))
         return found
 
 
@@ -231,13 +255,14 @@ def image(blocks: Blocks, made_by: bytes, is_remembered: Callable[[Block], bool]
     if size > LARGEST:
         return None
     rows = blocks.saved.rows(blocks) if blocks.saved is not None else []
-    rows += [(block, _crc(block, blocks)) for block in blocks.all]
+    sources = blocks.saved.sources if blocks.saved is not None else Sources(os.urandom(KEY_SIZE))
+    rows += [(block, _hash(block, blocks, sources)) for block in blocks.all]
     pages: dict[int, tuple[int, CodePage]] = {}
     page_columns = [array(kind) for kind, _ in PAGE_COLUMNS]
     columns = [array(kind) for kind, _ in BLOCK_COLUMNS]
     hosts, guests, places, targets = array("H"), array("H"), array("H"), array("Q")
     origin = blocks.base + blocks.first
-    for block, crc in rows:
+    for block, source_hash in rows:
         page = block.page
         known = pages.get(page.id)
         if known is None:
@@ -247,7 +272,7 @@ def image(blocks: Blocks, made_by: bytes, is_remembered: Callable[[Block], bool]
         spill = block.spill.id if block.spill is not None else 0
         values = (
             known[0], block.body - origin, block.end - origin, block.offset,
-            0 if block.dead else block.length, crc, spill, len(hosts), len(places),
+            0 if block.dead else block.length, source_hash, spill, len(hosts), len(places),
             int(is_remembered(block)),
         )  # fmt: skip
         for column, value in zip(columns, values, strict=True):
@@ -259,12 +284,12 @@ def image(blocks: Blocks, made_by: bytes, is_remembered: Callable[[Block], bool]
             targets += block.targets
     tables = (*page_columns, *columns, hosts, guests, places, targets)
     body = b"".join([*(column.tobytes() for column in tables), blocks.view[blocks.first : blocks.used]])
-    counts = (len(pages), len(rows), len(hosts), len(places), size, len(blocks.by_id) - 1, 0)
+    counts = (len(pages), len(rows), len(hosts), len(places), size, len(blocks.by_id) - 1, 0, sources.key)
     rest = HEADER.pack(MAGIC, made_by, 0, *counts)[COVERED:]
     return HEADER.pack(MAGIC, made_by, zlib.crc32(body, zlib.crc32(rest)), *counts) + body
 
 
-def _crc(block: Block, blocks: Blocks) -> int:
+def _hash(block: Block, blocks: Blocks, sources: Sources) -> int:
     """Of a block's source, which is as it was when it was translated, or the block would have ended."""
     if block.dead or block.page.gpa < 0:
         return 0
@@ -272,4 +297,4 @@ def _crc(block: Block, blocks: Blocks) -> int:
     code = bytes(source[block.offset : block.offset + block.length])
     if block.spill is not None:
         code += bytes(blocks.source(block.spill.gpa)[: block.offset + block.length - PAGE])
-    return zlib.crc32(code)
+    return sources.hash(code)
