@@ -34,7 +34,8 @@ def test_what_is_nothing_is_told_what_was_looked_for():
         "kernel: is no bzImage (no 0xaa55 at 0x1fe), no Multiboot2 kernel (no 0xe85250d6 in the first 32768 "
         "bytes), no Multiboot kernel (no 0x1badb002 in the first 8192 bytes), no PVH kernel (no ELF: starts "
         "00 00 00 00, not 7f 45 4c 46), no ELF (starts 00 00 00 00, not 7f 45 4c 46) and no boot sector "
-        "(starts 00 00, which is no code); name a kernel, or set kernel.format to flat for a binary of your own"
+        "(starts 00 00, which is no code); name a kernel, or set kernel.format to flat for a binary of your "
+        "own"
     )
 
 

@@ -220,7 +220,10 @@ WRONG = {
     "over our tables": (flat(load=0x91000, entry=0x91000), "overlap"),
     "over the tables of ACPI": (flat(load=0xE0000, entry=0xE0000), "the ACPI tables"),
     "wraps": (flat(load=TOP - 15, entry=TOP - 15), "lies where a PC has its devices"),
-    "elf entry": (kernel(entry=0x55, vaddr=HIGH), "starts at 0x55, where none of its segments lies below 4 GiB"),
+    "elf entry": (
+        kernel(entry=0x55, vaddr=HIGH),
+        "starts at 0x55, where none of its segments lies below 4 GiB",
+    ),
     "section size": (with_sections(TEXT, shentsize=64), "section headers of 64 bytes, not 40"),
     "section names": (with_sections(TEXT, names=2), "its section 2 is to hold names, and it has 2"),
     "section table": (with_sections(TEXT, shoff=TOP), "its section headers go to 0x10000004f"),
