@@ -33,7 +33,7 @@ TCG: dict[str, dict[str, str]] = {
     "syscall": {
         "flags": "SYSCALL clears the arithmetic flags",
         "badrcx": _TARGET,
-        "r11": "SYSRET takes VM and RF from R11",
+        "back": "SYSRET takes VM and RF from R11",
         "r11flags": "SYSRET takes VM and RF from R11",
     },
     "sysenter": {"badrip": _TARGET},
@@ -107,6 +107,8 @@ _LOADERS = ("boot-multiboot", "boot-multiboot2", "boot-pvh", "boot-sector")
 
 TCG_CANNOT: dict[str, str] = {
     "control": "paging without protection resets it",
+    "deadline": "no TSC-deadline timer, no x2APIC",
+    "unmapped": "where nothing is it reads 0, which is code",
     **dict.fromkeys(_LOADERS, "it prints what its loader has put where"),
 }
 """Kernels that QEMU 7.2 can't run at all."""

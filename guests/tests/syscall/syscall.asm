@@ -73,7 +73,7 @@ compat_after:
         fact32  "ccs", [own + 16]
         fact32  "css", [own + 24]
         ; RF and VM of R11 don't come back, IF and AC do.
-        trial_of "r11", at_r11, r11_after
+        trial_of "back", at_r11, r11_after
         mov     ecx, at_r11
         mov     r11d, 1 << 17 | 1 << 16 | 1 << 18 | 1 << 9 | 1 << 5 | 2
         mov     esp, user_stack
