@@ -58,6 +58,7 @@ def load(places: Places, image: Image, kernel: KernelConfig) -> Kernel:
     def tell(given: Given) -> dict[str, int]:
         if given.modules or given.cmdline:
             raise image.error("is a boot sector, which takes no initrd and no command line", "leave them out")
+        lowmem.bios_data(places, image.name)
         return {"rdx": FIRST_DISK}
 
     return Kernel(format="bootsector", mode="real", address=ADDRESS, header=None, tell=tell, segment=0)

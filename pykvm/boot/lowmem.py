@@ -7,6 +7,7 @@ the mode of entry needs is there: real mode needs but a stack.
 ==================== ============= ===================================================================
 address              what          for
 ==================== ============= ===================================================================
+0x0040e – 0x00414    BIOS data     Multiboot and boot sectors: what a PC's BIOS would have left there
 0x80000 – 0x8ffff    command line  Linux; for Multiboot and PVH all that they hand over
 0x90000 – 0x90fff    boot_params   Linux and every ELF
 0x91000 – 0x910a7    GDT and TSS   protected and long mode
@@ -18,6 +19,7 @@ address              what          for
 from __future__ import annotations
 
 from pykvm.boot.places import Range
+from pykvm.memory.layout import EBDA, VGA
 from pykvm.x86 import entry
 
 TYPE_CHECKING = False
@@ -31,6 +33,30 @@ BOOT_PARAMS = Range(name="boot_params", gpa=0x90000, size=0x1000)
 GDT = Range(name="the GDT", gpa=0x91000, size=entry.TSS_OFFSET + entry.TSS_SIZE)
 PAGE_TABLES = Range(name="the page tables", gpa=0x92000, size=entry.PAGE_TABLES_SIZE)
 STACK = Range(name="the stack", gpa=0x98000, size=0x4000)
+
+
+# What kernels for a PC look at to find out how far low memory goes: the word at 0x40e is the segment of the
+# extended BIOS data area, the one at 0x413 the KiB of memory below it (Ralf Brown's memory list, 0040:000e
+# and 0040:0013). The area's first byte is its own size in KiB.
+BIOS_DATA = Range(name="the BIOS data area", gpa=0x40E, size=7)
+EBDA_SEGMENT_AT = 0x40E
+LOW_MEMORY_AT = 0x413
+
+
+def bios_data(places: Places, where: str) -> None:
+    """Leave what a BIOS would, for kernels that expect one, unless the kernel itself lies there."""
+    memory = places.memory
+    if memory.low_end < VGA:
+        return
+    area = Range(name="the extended BIOS data area", gpa=EBDA, size=VGA - EBDA)
+    for place in (BIOS_DATA, area):
+        if places.find(place.size, align=1, floor=place.gpa, ceiling=place.end) is None:
+            return
+    for place in (BIOS_DATA, area):
+        places.take(place, where)
+    memory.put_u16(EBDA_SEGMENT_AT, EBDA >> 4)
+    memory.put_u16(LOW_MEMORY_AT, EBDA >> 10)
+    memory.put_u8(EBDA, area.size >> 10)
 
 
 def enter(places: Places, kernel: Kernel, where: str, regs: dict[str, int]) -> entry.State:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from struct import pack, unpack_from
 
-from pykvm.boot import addresses, block, elf, modules, sections
+from pykvm.boot import addresses, block, elf, lowmem, modules, sections
 from pykvm.boot.addresses import Addresses
 from pykvm.boot.kernel import Kernel, protected_only
 from pykvm.boot.params import e820
@@ -168,6 +168,7 @@ def load(places: Places, image: Image, kernel: KernelConfig) -> Kernel:
         found = sections.load(places, image, file)
 
     def tell(given: Given) -> dict[str, int]:
+        lowmem.bios_data(places, image.name)
         loaded = modules.load(places, given.modules)
         cmdline = block.check_cmdline(given.cmdline)
 

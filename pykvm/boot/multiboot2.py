@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from struct import pack
 
-from pykvm.boot import addresses, block, elf, modules, relocate, sections
+from pykvm.boot import addresses, block, elf, lowmem, modules, relocate, sections
 from pykvm.boot.kernel import Kernel, protected_only
 from pykvm.boot.mb2header import ALIGNMENT, find, read
 from pykvm.boot.multiboot import memory_sizes
@@ -61,6 +61,7 @@ def load(places: Places, image: Image, kernel: KernelConfig) -> Kernel:
     shift, entry, symbols = _load(places, image, header)
 
     def tell(given: Given) -> dict[str, int]:
+        lowmem.bios_data(places, image.name)
         loaded = modules.load(places, given.modules)
         cmdline = block.check_cmdline(given.cmdline)
         base = None if header.relocation is None else shift.base

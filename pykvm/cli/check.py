@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from pykvm.machine.plan import Plan
 
 
+TITLES = {
+    "bzimage": "bzimage",
+    "multiboot2": "multiboot2, 32-bit entry with tags of information in EBX",
+    "multiboot": "multiboot, 32-bit entry with boot information in EBX",
+    "pvh": "pvh, 32-bit entry with hvm_start_info in EBX",
+    "elf": "elf, entered as Linux is, with boot_params in RSI",
+    "bootsector": "bootsector, entered at 0:7c00 with the first disk in DL, without a BIOS",
+    "flat": "flat",
+}
+"""Formats, and how they are entered where that isn't a matter of mode and address alone."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Check, and say what would be booted; errors are those of ``boot``."""
     parser = Parser(prog="pykvm check", description="Say what is wrong with a machine; boot nothing.")
@@ -50,6 +62,7 @@ def _told(image: str, made: Plan) -> dict[str, Any]:
         "kernel": {
             "image": image,
             "format": entry.format,
+            "packed": entry.packed,
             "version": entry.version,
             "linux": entry.linux,
             "mode": entry.mode,
@@ -72,11 +85,12 @@ def _device(device: SerialConfig | DebugExitConfig) -> dict[str, Any]:
 def _words(told: dict[str, Any]) -> list[str]:
     kernel = told["kernel"]
     version = f", {kernel['version']}" if kernel["version"] else ""
+    packed = f" in a file packed by {kernel['packed']}" if kernel["packed"] else ""
     lines = [
         f"{told['source'] or kernel['image']}: nothing wrong",
         f"machine   {told['name']}: {told['cpus']['count']} CPU ({told['cpus']['model']}), "
         f"{show_size(told['memory'])} of memory",
-        f"kernel    {kernel['image']}: {kernel['format']}{version}",
+        f"kernel    {kernel['image']}: {TITLES[kernel['format']]}{packed}{version}",
         f"entry     {kernel['mode']} mode at {kernel['entry']:#x}",
     ]
     lines += (f"asks for  {words}" for words in kernel["asks"])

@@ -116,6 +116,18 @@ def test_no_disk_no_apm_and_no_screen_are_told():
         assert entry.asks == ("a video mode (there is no screen)",)
 
 
+def test_a_bios_data_area_says_how_far_low_memory_goes():
+    with loaded(kernel()) as (memory, _):
+        assert (memory.u16(0x40E), memory.u16(0x413), memory.u8(0x9FC00)) == (0x9FC0, 639, 1)
+
+
+def test_a_kernel_that_lies_where_bios_data_would_be_has_the_memory_to_itself():
+    image = flat(load=0x400, entry=0x400, bss_end=0x1000)
+    with loaded(image) as (memory, _):
+        assert memory.read(0x400, len(image)) == image
+        assert memory.u8(0x9FC00) == 0
+
+
 def test_address_fields_say_where_a_file_goes():
     with loaded(flat(before=8, entry=MIB + 40, bss_end=MIB + 0x9000)) as (memory, entry):
         assert memory.read(MIB, 8) == bytes(8)

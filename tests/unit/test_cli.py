@@ -265,6 +265,7 @@ def test_check_json_says_what_lies_where(pykvm):
     assert told["kernel"] | {"image": ""} == {
         "image": "",
         "format": "flat",
+        "packed": "",
         "version": "",
         "linux": False,
         "mode": "real",
