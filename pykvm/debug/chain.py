@@ -8,18 +8,20 @@ leaves the registers as they were at the crash. Source: Intel SDM vol. 3 §6.15,
 from __future__ import annotations
 
 from pykvm.debug.gates import why_not_delivered
-from pykvm.debug.raising import why_raised
+from pykvm.debug.raising import switched_off, why_raised
+from pykvm.debug.subject import Raised
 from pykvm.frozen import frozen
-from pykvm.x86.exceptions import DF, DOUBLE, NAMES, TRIPLE, Fault, name, together
+from pykvm.x86.exceptions import DF, DOUBLE, NAMES, NM, TRIPLE, UD, Fault, name, together
 from pykvm.x86.execute.fetch import step
 from pykvm.x86.execute.interrupts import deliver
+from pykvm.x86.registers import CR0_EM, CR4_OSFXSR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from pykvm.debug.reason import Reason
-    from pykvm.debug.subject import Raised, Subject
+    from pykvm.debug.subject import Subject
 
 
 @frozen
@@ -52,6 +54,10 @@ def first_exception(subject: Subject, recorded: Raised | None, reported: Fault |
     if outcome is not None and outcome.fault is not None:
         return outcome.fault, "tried"
     subject.cpu.restore(saved)
+    if outcome is None and switched_off(subject) is not None:
+        # SDM vol. 3 table 13-1: #NM by CR0.TS alone, which CR0.EM and CR4.OSFXSR go before
+        cr0, cr4 = subject.cpu.sregs["cr0"], subject.cpu.sregs["cr4"]
+        return Fault(UD if cr0 & CR0_EM or not cr4 & CR4_OSFXSR else NM), "tried"
     if reported is not None and reported.vector in NAMES and reported.vector != DF:
         return reported, "reported"
     return None, ""
@@ -59,8 +65,6 @@ def first_exception(subject: Subject, recorded: Raised | None, reported: Fault |
 
 def follow(subject: Subject, fault: Fault, source: str) -> Chain:
     """Deliver ``fault`` on the copy, and what becomes of it, to the end."""
-    from pykvm.debug.subject import Raised
-
     cpu, linear = subject.cpu, subject.linear
     links: list[Link] = []
     triple = False

@@ -23,7 +23,8 @@ BY_GUEST = ("poweroff", "reset", "debug-exit", "crash")
 class Cause:
     """Why the machine ended. ``sentence`` says it to a user, ``remedy`` what to try.
 
-    ``crash`` is there for a guest that crashed: its ``kind`` and what is known of it.
+    ``crash`` is there for a guest that crashed: its ``kind`` and what is known of it. For one that crashed or
+    whose time was up the post-mortem (pykvm/debug) adds its own.
     """
 
     outcome: str

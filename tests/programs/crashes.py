@@ -51,6 +51,12 @@ class Ended(NamedTuple):
     bug: int
 
 
+def pykvm(folder: Path, backend: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """``pykvm boot`` of the machine in ``folder``."""
+    command = [sys.executable, "-m", "pykvm", "boot", str(folder), "--set", f"backend={backend}", *more]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * LONG)
+
+
 def boot(name: str, backend: str, folder: Path, timeout: str = f"{LONG}s") -> Ended:
     """The end of the guest ``name``, made and run in ``folder``."""
     (folder / "start.inc").write_text((FOLDER / "start.inc").read_text())
@@ -66,14 +72,7 @@ def boot(name: str, backend: str, folder: Path, timeout: str = f"{LONG}s") -> En
         "memory: 16M\nkernel: {image: kernel.bin, format: flat, entry: long}\n"
     )
     report = folder / "report.json"
-    arguments = ["boot", folder, "--set", f"backend={backend}", "--timeout", timeout, "--report", report]
-    done = subprocess.run(
-        [sys.executable, "-m", "pykvm", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=2 * LONG,
-    )
+    done = pykvm(folder, backend, "--timeout", timeout, "--report", str(report))
     told = json.loads(report.read_text())
     return Ended(done.returncode, done.stderr, told["crash"], int(found[1], 16))
 
