@@ -52,6 +52,7 @@ class Places:
                     f"{what.name} at {what.gpa:#x}–{what.end - 1:#x} and {other.name} at "
                     f"{other.gpa:#x}–{other.end - 1:#x} overlap",
                     where=where,
+                    remedy="link the kernel to lie elsewhere, or load it there",
                 )
         self._starts.insert(at, what.gpa)
         self.taken.insert(at, what)
