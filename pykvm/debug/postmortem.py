@@ -10,7 +10,7 @@ from pykvm.debug import listing
 from pykvm.debug.chain import Chain, first_exception, follow, raised_text
 from pykvm.debug.circles import waits_text
 from pykvm.debug.entry import refused
-from pykvm.debug.raising import switched_off
+from pykvm.debug.raising import astray, switched_off
 from pykvm.debug.reason import ADVICE
 from pykvm.debug.subject import Raised, Subject
 from pykvm.x86.exceptions import Fault
@@ -29,6 +29,8 @@ ASTRAY = ("null-call", "wild-jump", "no-code", "zeros", "non-canonical")
 """Reasons for which it matters who called."""
 STILL_RUNNING = ("timeout", "expect")
 """The outcomes of a guest whose time was up."""
+STORM = 8
+"""So many exceptions in a row, all the same, are a handler that achieves nothing."""
 RESET_VECTOR = (0xFFF0, 0xF000)
 
 # The order of the sections in the text: the key in the data, the heading
@@ -69,7 +71,7 @@ def examine(
         else:
             began = None
         found["exceptions_before"] = _history(history)
-        _explain(found, kind, Subject(state, memory, entries), began, _reported(state))
+        _explain(found, kind, Subject(state, memory, entries), history, began, _reported(state))
     except Exception as error:  # the state is the guest's and may be anything: the verdict must still be told
         found.setdefault("what", f"the post-mortem could not go on: {type(error).__name__}: {error}")
     return found
@@ -164,7 +166,12 @@ def _reported(state: dict[str, Any]) -> Fault | None:
 
 
 def _explain(
-    found: dict[str, Any], kind: str, subject: Subject, began: Raised | None, reported: Fault | None
+    found: dict[str, Any],
+    kind: str,
+    subject: Subject,
+    history: list[Raised],
+    began: Raised | None,
+    reported: Fault | None,
 ) -> None:
     rip = subject.cpu.regs["rip"]
     if kind == "triple-fault":
@@ -189,17 +196,25 @@ def _explain(
         found["try"] = "STI before HLT to wait for an interrupt; to end a test, write to debug-exit"
     elif kind in STILL_RUNNING:
         found["what"] = f"at the end of its time rip was {rip:#x}: {_text(lambda: waits_text(subject))}"
+        if len(history) >= STORM and len({(row.vector, row.rip) for row in history}) == 1:
+            found["likely"] = f"one exception comes over and over: {raised_text(history[-1])}"
+            found["try"] = "its handler must remove the cause, or not return to the instruction"
     elif kind == "panic":
         found["what"] = f"the kernel ended itself; the CPU stood at rip {rip:#x}"
         found["try"] = "its own last words say why"
     else:
-        found["what"] = f"KVM could not go on with the instruction at rip {rip:#x}"
-        off = switched_off(subject)
-        if off is not None:
-            found["what"] += f"; hardware would raise an exception: {off.text}"
-            found["likely"], found["try"] = ADVICE[off.key]
-        else:
-            found["try"] = "run it with `--set backend=translate`"
+        _given_up(found, subject)
+
+
+def _given_up(found: dict[str, Any], subject: Subject) -> None:
+    """An exit of KVM's that nobody knows to handle."""
+    found["what"] = f"KVM could not go on with the instruction at rip {subject.cpu.regs['rip']:#x}"
+    reason = astray(subject) or switched_off(subject)
+    if reason is not None:
+        found["what"] += f": {reason.text}"
+        found["likely"], found["try"] = ADVICE[reason.key]
+    else:
+        found["try"] = "run it with `--set backend=translate`"
 
 
 def _tell(found: dict[str, Any], chain: Chain) -> None:

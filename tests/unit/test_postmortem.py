@@ -10,6 +10,7 @@ from postmortem_doubles import CODE, GDT, MEMORY, STACK, TABLES, UNLIKELY, gate,
 from x86_doubles import SparseMemory
 
 from pykvm.debug import postmortem
+from pykvm.debug.autopsy import of_machine
 from pykvm.debug.reason import ADVICE
 from pykvm.errors import PykvmError
 from pykvm.x86 import entry
@@ -211,6 +212,18 @@ def test_an_instruction_that_kvm_gave_up_is_told_with_what_hardware_does():
     assert "backend=translate" in examined("90", kind="internal-error")["try"]
 
 
+def test_a_jump_to_where_no_memory_is_ends_kvm_too():
+    found = examined("90", registers(rip=0x300_0000), kind="internal-error")
+    assert "rip 0x3000000 leads to 0x3000000, where no memory is" in found["what"]
+    assert found["try"] == ADVICE["no-code"][1]
+
+
+@pytest.mark.parametrize(("times", "told"), [(7, False), (8, True)])
+def test_an_exception_that_never_ends_is_told(times, told):
+    found = examined("ebfe", kind="timeout", raised=[(PF, 2, 0x1000 * n, CODE) for n in range(times)])
+    assert ("one exception comes over and over: #PF page fault" in found.get("likely", "")) is told
+
+
 @pytest.mark.parametrize(
     ("kind", "words"), [("halted", "HLT with interrupts off"), ("panic", "the kernel ended itself")]
 )
@@ -326,3 +339,39 @@ def test_a_page_with_a_reserved_bit_is_named():
     found = examined("8b042500008000", lambda _, memory: memory.put_u64(PDE + 8 * 4, beyond), entries=[leaf])
     assert found["fault"]["reason"] == "reserved"
     assert "with a reserved bit set (bit 51)" in found["what"]
+
+
+class Stopped:
+    """A vCPU at rest, as a back end gives it."""
+
+    def __init__(self, state):
+        self._state = state
+
+    def state(self):
+        if self._state is None:
+            raise OSError("bad file descriptor")
+        return self._state
+
+    def raised(self):
+        return [(UD, None, None, CODE)]
+
+
+def test_a_machine_without_a_state_or_a_kernel_file_is_told(tmp_path):
+    state, memory = guest(UD2)
+    gone = str(tmp_path / "gone")
+    found = of_machine("triple-fault", [Stopped(state)], memory, [], gone)
+    assert (found["fault"]["vector"], found["symbol"]) == (UD, "")
+    lost = of_machine("triple-fault", [Stopped(None)], memory, [], gone)
+    assert lost == {"what": "the CPU's state can't be had: OSError: bad file descriptor"}
+
+
+def test_a_fault_of_the_post_mortem_is_said_in_its_place():
+    class Broken:
+        def read(self, gpa, size):
+            raise RuntimeError("broken")
+
+    state, _ = guest(UD2)
+    text = "\n".join(postmortem.lines(postmortem.examine("triple-fault", state, Broken())))
+    assert "the post-mortem could not go on: RuntimeError: broken" in text
+    assert "stack:\n  can't be told: RuntimeError: broken" in text
+    assert "rax 0000000000000000" in text
