@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from struct import pack
+from types import SimpleNamespace
 
 import pytest
 from guest import Guest
@@ -14,7 +15,7 @@ from places import CODE, END, PAGE
 from pykvm.cache import Cache
 from pykvm.translate import store
 from pykvm.translate.blocks import Blocks
-from pykvm.translate.saved import WORTH
+from pykvm.translate.saved import HEADER, WORTH, Damaged, Saved
 
 # A second boot
 
@@ -198,7 +199,12 @@ def test_a_full_code_area_is_emptied_and_the_guest_goes_on(cache, tmp_path, smal
         assert booted.translated > expected.translated
 
 
-def test_a_file_that_would_leave_no_room_is_not_taken(first, small_code_area):
+def test_a_file_that_would_leave_no_room_is_not_taken(first, cache, small_code_area):
+    data = file_of(cache).read_bytes()
+    code = HEADER.unpack_from(data)[7]
+    start = 64  # where blocks begin
+    area = SimpleNamespace(first=start, mapping=SimpleNamespace(size=2 * (start + code) - 2))
+    with pytest.raises(Damaged, match="too large"):
+        Saved(data, data[16:48]).place(area, lambda rip, block: None)
     small_code_area(0x4_0000)
-    again = boot(program())
-    assert again.outcome == first.outcome
+    assert boot(program()).outcome == first.outcome

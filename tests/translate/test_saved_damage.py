@@ -187,3 +187,12 @@ def test_a_process_that_is_killed_while_it_writes(cache):
     assert booted.translated >= WORTH
     assert os.listdir(cache / "work") == []
     assert boot(program()) == Booted(booted.outcome, 0)
+
+
+def test_a_file_that_goes_while_old_ones_are_looked_for(cache):
+    """Another process has just dropped it: its name is there, and no file."""
+    (cache / RECORD).mkdir(parents=True)
+    (cache / RECORD / f"{store.PREFIX}gone").symlink_to("nowhere")
+    booted = boot(program())
+    assert booted.translated >= WORTH
+    assert boot(program()) == Booted(booted.outcome, 0)
