@@ -103,7 +103,7 @@ TCG: dict[str, dict[str, str]] = {
 }
 """QEMU 7.2 without KVM."""
 
-_LOADERS = ("boot-multiboot", "boot-multiboot2", "boot-pvh", "boot-sector")
+_LOADERS = ("boot-elf32", "boot-elf64", "boot-multiboot", "boot-multiboot2", "boot-pvh", "boot-sector")
 
 TCG_CANNOT: dict[str, str] = {
     "control": "paging without protection resets it",
