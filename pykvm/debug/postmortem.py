@@ -62,7 +62,7 @@ def examine(
     found: dict[str, Any] = {}
     try:
         subject = Subject(state, memory, entries)
-        if kind not in STILL_RUNNING and is_reset(subject):
+        if kind == "triple-fault" and not raised and is_reset(subject):
             return _lost()
         _look(found, subject, symbols)
         history = [_raised(row) for row in raised]
@@ -118,13 +118,16 @@ def _look(found: dict[str, Any], subject: Subject, symbols: Symbols | None) -> N
     found["instructions"] = _section(lambda: listing.code(subject))
     found["registers"] = _section(lambda: listing.registers(subject))
     found["values"] = {**regs, **{name: sregs[name] for name in ("cr0", "cr2", "cr3", "cr4", "efer")}}
-    found["called_from"] = listing.caller(subject)
     found["walk_rip"] = _section(lambda: listing.page_walk(subject, subject.rip, fetch=True))
     if sregs["cr2"]:
         found["walk_cr2"] = _section(lambda: listing.page_walk(subject, sregs["cr2"]))
     found["stack"] = _section(lambda: listing.stack(subject, symbols))
     found["idt"] = _section(lambda: listing.idt(subject))
     found["gdt"] = _section(lambda: listing.gdt(subject))
+    try:
+        found["called_from"] = listing.caller(subject)
+    except Exception:  # as in ``examine``; the stack's section tells of it
+        found["called_from"] = None
 
 
 def _section(build: Callable[[], list[str]]) -> list[str]:

@@ -82,7 +82,7 @@ ADVICE = {
     ),
     "ud2": (
         "the kernel ended itself by UD2",
-        "that is how compilers and BUG() mark what must not be reached",
+        "compilers and BUG() put it where control must not come: look at the code before it",
     ),
     "sse": (
         "SSE or x87 is used before it is switched on",

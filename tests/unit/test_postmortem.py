@@ -193,6 +193,16 @@ def test_registers_after_a_reset_tell_nothing():
     assert "fault" not in found
 
 
+@pytest.mark.parametrize(("kind", "raised"), [("halted", []), ("triple-fault", [(UD, None, None, 0xFFF0)])])
+def test_a_guest_that_ran_to_the_reset_vector_is_looked_at(kind, raised):
+    state = entry.real(0, stack=0)
+    state["sregs"]["cs"]["selector"] = 0xF000
+    state["regs"]["rip"] = 0xFFF0
+    found = postmortem.examine(kind, state, SparseMemory(MEMORY), raised=raised)
+    assert "reset_by_host" not in found
+    assert found["rip"] == 0xFFF0
+
+
 @pytest.mark.parametrize(
     ("sregs", "words"),
     [
