@@ -109,7 +109,9 @@ def selector_fault(subject: Subject, selector: int, *, code: bool = False) -> st
         return f"its segment isn't present (descriptor {low:#018x})"
     if code and not (segment["s"] and segment["type"] & TYPE_CODE):
         return f"it is {type_text(segment)}, not code"
-    if code and subject.cpu.long and (not segment["l"] or segment["db"]):
+    if code and subject.cpu.long and segment["l"] and segment["db"]:
+        return f"its descriptor has both L and D set ({low:#018x})"
+    if code and subject.cpu.long and not segment["l"]:
         return f"it is {type_text(segment)}, and long mode's handlers are 64-bit code"
     return ""
 

@@ -7,13 +7,15 @@ import subprocess
 from struct import pack
 
 import pytest
-from postmortem_doubles import CODE, GDT, STACK, gate, guest, with_idt
+from postmortem_doubles import CODE, GDT, STACK, TABLES, gate, guest, with_idt
 
 from pykvm.boot.image import Image
 from pykvm.debug import listing, symbols
 from pykvm.debug.circles import STEPS, circles, waits_text
 from pykvm.debug.subject import Subject
 from pykvm.x86.exceptions import DF, UD
+from pykvm.x86.paging import PTE_US
+from pykvm.x86.registers import CR4_SMAP
 
 
 def subject(code, mode="long", **registers):
@@ -74,6 +76,14 @@ def test_a_page_walk_shows_each_entry():
     assert listing.page_walk(subject(""), 0x1_2345_0000)[-1].startswith(
         "0x123450000 can't be reached: its PDPTE"
     )
+
+
+def test_smap_hides_no_users_page_from_a_walk():
+    state, memory = guest("")
+    for place in (TABLES, TABLES + 0x1000, TABLES + 0x2000):
+        memory.put_u64(place, memory.u64(place) | PTE_US)
+    state["sregs"]["cr4"] |= CR4_SMAP
+    assert listing.page_walk(Subject(state, memory), 0x3000)[-1] == "0x3000 is 0x3000 (page of 0x200000, wxu)"
 
 
 def test_the_idt_and_the_gdt_in_brief():
@@ -156,6 +166,8 @@ TABLE = [
     ("start", 0x1000, 0, 1),
     ("main", 0x1040, 2, 1),
     ("label", 0x1040, 0, 1),
+    ("early", 0x1080, 0, 1),
+    ("late", 0x1080, 2, 1),
     ("data", 0x1050, 1, 1),
     ("abs", 0x1060, 0, 0xFFF1),
 ]
@@ -169,6 +181,7 @@ TABLE = [
         (0x103F, "start+0x3f"),
         (0x1040, "main"),
         (0x1070, "main+0x30"),
+        (0x1080, "late"),
         (0xFFF, ""),
         (0x80_0000, ""),
     ],

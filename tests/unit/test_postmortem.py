@@ -48,6 +48,11 @@ def without_page_0(state, memory):
     state["regs"]["rip"] = 0x40_0000
 
 
+def to_null(state, memory):
+    memory.put_u64(PDE, 0)
+    state["regs"].update(rip=0x10, rsp=0x50_0000)
+
+
 def at_an_absent_page(state, memory):
     memory.put_u64(PDE + 8 * 4, 0)
     state["regs"]["rip"] = 0x80_0000
@@ -78,6 +83,7 @@ def at_an_absent_page(state, memory):
         ("90", registers(rip=0x300_0000), UD, "no-code", "leads to 0x3000000, where no memory is"),
         ("90", registers(rip=UNLIKELY), GP, "non-canonical", "rip 0x123456789abcdef0 is not canonical"),
         ("90", at_an_absent_page, PF, "wild-jump", "control went to 0x800000, which isn't mapped: its PDE"),
+        ("90", to_null, PF, "null-call", "control went through a null pointer to 0x10: its PDE"),
         ("90", control(cr3=0x40_0000), PF, "cr3", "CR3 0x400000 maps neither the code at 0x100000"),
     ],
 )
@@ -135,6 +141,7 @@ def stack_elsewhere(state, memory):
         (descriptor(8, 0x00AF1B000000FFFF), "handler-code", "its segment isn't present"),
         (descriptor(8, 0x00CF93000000FFFF), "handler-code", "it is data, writable, not code"),
         (descriptor(8, 0x00CF9B000000FFFF), "handler-code", "it is 32-bit code, readable, and long mode's"),
+        (descriptor(8, 0x00EF9B000000FFFF), "handler-code", "its descriptor has both L and D set"),
         (idt_elsewhere, "tables", "gate 6 of the IDT, at 0x200000060, isn't mapped"),
         (stack_elsewhere, "handler-stack", "its frame can't be pushed, rsp is 0x200000000: #PF page fault"),
     ],
