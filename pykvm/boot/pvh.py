@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from struct import pack, unpack_from
 
-from pykvm.boot import block, elf, modules
+from pykvm.boot import block, bzimage, elf, modules
+from pykvm.boot import header as setup_header
 from pykvm.boot.image import Image
 from pykvm.boot.initrd import joined
 from pykvm.boot.kernel import Kernel, protected_only
@@ -79,6 +80,8 @@ def _up(size: int, step: int) -> int:
 def load(places: Places, image: Image, kernel: KernelConfig) -> Kernel:
     """Put the kernel into memory, which must be fresh. Raises InputError."""
     protected_only(image, kernel)
+    if not setup_header.why_not(image):  # a bzImage: the note is in the vmlinux that it holds
+        image = Image.of(bzimage.unpack(image), image.name)
     file = elf.headers(image)
     entry = entry_of(image, file)
     if entry is None:

@@ -53,23 +53,42 @@ def load(places: Places, image: Image, elf: Elf) -> Sections | None:
     table = bytearray(image.read(offset, count * size))
     if len(table) < count * size:
         raise image.error(f"is truncated: its section headers go to {offset + count * size:#x}")
-    for number in range(count):
+    homeless, end, most = _layout(image, layout, table, count)
+    gpa = places.find(end, align=most, floor=HIGH_RAM)
+    if gpa is None:
+        return None
+    # One range for all: a file may have 65535 of them.
+    places.take(Range(name="the kernel's other sections", gpa=gpa, size=end), image.name)
+    for number, start, length, at in homeless:
+        places.fill(gpa + at, length, image, start)
         fields = list(layout.unpack_from(table, number * size))
-        kind, address, start, length, align = fields[1], fields[3], fields[4], fields[5], fields[8]
+        fields[3] = gpa + at
+        layout.pack_into(table, number * size, *fields)
+    return Sections(count=count, size=size, names=names, table=bytes(table))
+
+
+def _layout(
+    image: Image, layout: Struct, table: bytearray, count: int
+) -> tuple[list[tuple[int, int, int, int]], int, int]:
+    """The sections that no segment has: number, offset in the file, size, offset in memory.
+
+    Behind them their end and the largest of their alignments.
+    """
+    found = []
+    end, most = 0, 1
+    for number in range(count):
+        _, kind, _, address, start, length, _, _, align, _ = layout.unpack_from(table, number * layout.size)
         if kind in (SHT_NULL, SHT_NOBITS) or address or not length:
             continue
         if start + length > image.size:
             raise image.error(
                 f"is truncated: section {number} goes to {start + length:#x}, the file to {image.size:#x}"
             )
-        gpa = places.find(length, align=_alignment(align), floor=HIGH_RAM)
-        if gpa is None:
-            return None
-        places.take(Range(name=f"section {number} of the kernel", gpa=gpa, size=length), image.name)
-        places.fill(gpa, length, image, start)
-        fields[3] = gpa
-        layout.pack_into(table, number * size, *fields)
-    return Sections(count=count, size=size, names=names, table=bytes(table))
+        align = _alignment(align)
+        at = -(-end // align) * align
+        found.append((number, start, length, at))
+        end, most = at + length, max(most, align)
+    return found, end, most
 
 
 def _alignment(align: int) -> int:

@@ -182,6 +182,24 @@ def test_sections_that_no_segment_has_are_loaded_and_their_headers_tell_where():
         assert symbols >= MIB + 0x3000
 
 
+def test_sections_keep_their_alignment_and_those_without_bytes_stay_where_they_are():
+    odd = (0, 1, 0, 0, 84, 3, 0, 0, 1, 0)
+    aligned = (0, 1, 0, 0, 84, 5, 0, 0, 64, 0)
+    nobits = (0, 8, 0, 0, 0, 0xFFFFFFFF, 0, 0, 1, 0)
+    with loaded(with_sections(odd, aligned, nobits, (0, 1, 0, 0, 84, 2, 0, 0, 3, 0))) as (memory, entry):
+        table = Info(memory, entry).word(36)
+        first, second, third, fourth = (memory.u32(table + 40 * n + 12) for n in range(1, 5))
+        assert (second - first, third, fourth - first) == (64, 0, 80)
+        assert memory.read(second, 5) == header()[:5]
+
+
+def test_many_sections_are_no_reason_to_wait():
+    """A range for each would take time by the square of their number."""
+    with loaded(with_sections(*[(0, 1, 0, 0, 84, 1, 0, 0, 1, 0)] * 0xFFFE)) as (memory, entry):
+        assert Info(memory, entry).word(28) == 0xFFFF
+        assert len(entry.placed) < 16
+
+
 def test_sections_that_dont_fit_are_left_out():
     huge = (0, 2, 0, 0, 0, 2 * MIB, 0, 0, 1, 0)
     with loaded(with_sections(huge) + bytes(3 * MIB), memory=2 * MIB) as (memory, entry):

@@ -6,7 +6,7 @@ import random
 import struct
 
 import pytest
-from boot_doubles import MIB, elf, loaded, vmlinux
+from boot_doubles import COMPRESS, MIB, bzimage, elf, loaded, vmlinux
 
 from pykvm.errors import InputError
 
@@ -121,6 +121,12 @@ def test_linux_is_started_by_its_own_entry_unless_pvh_is_asked_for():
         assert (entry.format, entry.mode, entry.address) == ("elf", "long", MIB)
     with loaded(linux(), format="pvh") as (_, entry):
         assert (entry.format, entry.mode, entry.address, entry.linux) == ("pvh", "protected", MIB + 16, True)
+
+
+def test_the_note_of_a_bzimage_is_in_its_vmlinux():
+    with loaded(bzimage(COMPRESS["gzip"](linux())), format="pvh") as (memory, entry):
+        assert (entry.format, entry.mode, entry.address, entry.linux) == ("pvh", "protected", MIB + 16, True)
+        assert memory.read(MIB, len(CODE)) == CODE
 
 
 def test_linux_gets_all_parts_of_its_initrd_as_one_module():
