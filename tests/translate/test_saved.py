@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 from struct import pack
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from guest import Guest
@@ -13,9 +15,12 @@ from kept import AT_START, CROSSING, RECORD, SLOT, Booted, boot, cache_in, file_
 from places import CODE, END, PAGE
 
 from pykvm.cache import Cache
+from pykvm.progress import Progress
 from pykvm.translate import store
 from pykvm.translate.blocks import Blocks
 from pykvm.translate.saved import HEADER, WORTH, Damaged, Saved
+
+LONG = 60  # seconds until a test gives up
 
 # A second boot
 
@@ -104,6 +109,44 @@ def test_two_processes_that_end_at_once_share_the_file(cache):
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
     assert len(records(cache)) == 1
     assert len(os.listdir(cache / "data")) == 1
+    assert boot(program()).translated == 0
+
+
+def test_who_waited_for_another_to_write_takes_what_that_one_has_written(cache, monkeypatch):
+    """One process is held while it writes, until the other waits for it; only the one writes."""
+    writes_read, writes_write = os.pipe()
+    go_read, go_write = os.pipe()
+    make = Cache._make
+
+    def held(self: Cache, *given: Any) -> Any:
+        os.write(writes_write, b"w")
+        os.read(go_read, 1)
+        return make(self, *given)
+
+    monkeypatch.setattr(Cache, "_make", held)
+    monkeypatch.setattr(Progress, "note", lambda self, text: os.write(writes_write, b"n"))
+    children = []
+    said = b""
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.close(go_write)
+                boot(program())
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+        assert select.select([writes_read], [], [], LONG)[0], "a process ended before it wrote"
+        said += os.read(writes_read, 1)  # it is where it writes, or waits
+    os.close(go_write)
+    os.close(writes_write)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    said += os.read(writes_read, 10)
+    assert said == b"wn"
+    os.close(go_read)
+    os.close(writes_read)
     assert boot(program()).translated == 0
 
 
