@@ -49,6 +49,7 @@ class Exits:
         self.core = core
         self.finder = core.finder
         self._ports = ports
+        self._put_off = False
         self.handlers = (
             *(self._on_miss, self._on_interpret, self._on_chain, self._on_jump, self._on_attention),
             *(self._on_page_check, self._on_stale, self._on_sti, self._on_signal, self._on_port_out),
@@ -61,6 +62,11 @@ class Exits:
         user, write = argument & 1, argument >> 1
         size = words[W_SIZE] + 1
         rip = self.finder.rip_of(at)
+        # Nothing is done yet: what waits may come first, but once only, or this would never be done.
+        self._put_off = bool(words[W_ATTENTION]) and not self._put_off
+        if self._put_off:
+            words[W_RIP] = rip
+            return 0
         if words[W_MODE] & WIDE and not canonical(gva, self.core.cpu.sregs["cr4"]):
             words[W_RIP] = rip
             self.core.cpu.refresh()
@@ -119,6 +125,8 @@ class Exits:
             raise InternalError("a jump of no block", where="translate")
         place, target = block.jump_of(stub)
         words[W_RIP] = target
+        if words[W_ATTENTION]:  # code that runs straight on comes by nothing else that looks
+            return 0
         generation = blocks.generation
         found = self.finder.locate(target)
         if found is None:
