@@ -1,6 +1,6 @@
 """Where translations are kept: in the user's cache folder, a file for each guest that is booted.
 
-A guest is known by its first page of code. Only the newest GUESTS files stay. What can't be read, or isn't
+A guest is known by its first page of code. Only the files of the GUESTS that were booted last stay. What can't be read, or isn't
 whole, is as if it were not there; what can't be written is no error.
 """
 
@@ -45,6 +45,7 @@ class Store:
         try:
             with open(path, "rb") as file:
                 Saved(file.read(), self._made_by).place(blocks, remember)
+            os.utime(os.path.join(self._cache.folder, "entries", self._key))
         except (OSError, Damaged):
             return
 
