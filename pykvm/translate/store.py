@@ -1,7 +1,7 @@
 """Where translations are kept: in the user's cache folder, a file for each guest that is booted.
 
-A guest is known by its first page of code. Only the files of the GUESTS that were booted last stay. What can't be read, or isn't
-whole, is as if it were not there; what can't be written is no error.
+A guest is known by its first page of code. Only the files of the GUESTS that were booted last stay. What
+can't be read, or isn't whole, is as if it were not there; what can't be written is no error.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from guest_programs import Ran
 
 LONG = 900  # seconds for the guest; a busy host is slow
 
+
 def lacks(backend: str) -> str:
     """Why this back end can't run a Linux here, or nothing."""
     if backend == "translate":
