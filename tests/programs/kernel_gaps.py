@@ -118,6 +118,19 @@ TCG_CANNOT: dict[str, str] = {
 }
 """Kernels that QEMU 7.2 can't run at all."""
 
+_NO_SYSENTER = "AMD has no SYSENTER in long mode"
+
+LAB: dict[str, dict[str, str]] = {
+    "breakpoints": dict.fromkeys(("io", "ioip", "iodr6"), "KVM on AMD-V raises no breakpoints on ports"),
+    "cpuid": {"brand": "no brand string"},
+    "pic": dict.fromkeys(("pollisr", "pollnone"), "KVM's PIC knows no poll"),
+    "sysenter": dict.fromkeys(("done64", "cs64", "ss64", "rsp64", "backcs64", "backsp64"), _NO_SYSENTER),
+}
+"""KVM on AMD-V in the lab, beyond what its CPU, QEMU's, does in its own way."""
+
+LAB_STATUS = {"rings": 125}
+"""What else a kernel ends with there: of rings VMRUN refuses a CS with L and D, which QEMU's CPU has loaded."""
+
 _LATE = "interrupts come late: up to 1024 instructions are interpreted in a row"
 _NO_FPU = "x87 and SSE are not interpreted"
 _RING3 = "from ring 3 neither INT nor call gates work"
