@@ -129,7 +129,7 @@ LAB: dict[str, dict[str, str]] = {
 """KVM on AMD-V in the lab, beyond what its CPU, QEMU's, does in its own way."""
 
 LAB_STATUS = {"rings": 125}
-"""What else a kernel ends with there: of rings VMRUN refuses a CS with L and D, which QEMU's CPU has loaded."""
+"""What else a kernel ends with there: of rings VMRUN refuses a CS with L and D, which QEMU has loaded."""
 
 _LATE = "interrupts come late: up to 1024 instructions are interpreted in a row"
 _NO_FPU = "x87 and SSE are not interpreted"
