@@ -216,6 +216,12 @@ class Blocks:
         at = old.body - self.base
         self.view[at : at + 5] = b"\xe9" + pack("<i", new.body - old.body - 5)
 
+    def replace(self, old: Block, new: Block) -> None:
+        """Where ``old`` was kept of an earlier boot, and its page isn't this boot's, go to ``new``."""
+        if self.saved is not None and self.saved.give_up(old.page):
+            at = old.entry - self.base
+            self.view[at : at + 5] = b"\xe9" + pack("<i", new.entry - old.entry - 5)
+
     def form(self, mode: int) -> Form:
         form = self._forms.get(mode)
         if form is None:

@@ -190,6 +190,8 @@ class Exits:
             tag = (context.JUMP_TAG[found.page.mode & USER] >> 3) + jump_index(rip)
             if words[tag] == -rip & M64:
                 self.finder.remember(rip, found)
+            if found.page is not block.page:
+                self.core.blocks.replace(block, found)
         return found.entry
 
     def _check_second(self, block: Block, at: int) -> int:

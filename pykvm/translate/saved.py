@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MAGIC = b"pykvm translated"
 HEADER = Struct("<16s32s8I16s")
 KEY_SIZE = 16
+CANDIDATE_BLOCKS = 64  # that are looked at to find out which of several pages one is
 COVERED = 52  # the checksum is of all from here on
 LARGEST = 48 << 20  # bytes of code; more is not kept
 WORTH = 500  # instructions: fewer new ones are not worth a file
@@ -69,7 +70,7 @@ class Damaged(Exception):
 class KeptPage:
     """A page of the file: its blocks are those with numbers ``first`` to ``last - 1``."""
 
-    __slots__ = ("first", "gva", "id", "last", "mode", "taken")
+    __slots__ = ("first", "given_up", "gva", "id", "last", "mode", "taken")
 
     def __init__(self, number: int, mode: int, gva: int, first: int, last: int) -> None:
         self.id = number
@@ -78,6 +79,7 @@ class KeptPage:
         self.first = first
         self.last = last
         self.taken: CodePage | None = None
+        self.given_up = False  # jumps to it lead elsewhere
 
 
 class Saved:
@@ -150,13 +152,25 @@ class Saved:
 
     def take(self, mode: int, gva: int, source: memoryview) -> KeptPage | None:
         """The page of the file that this one is, if any; it is then nobody else's."""
+        free = [kept for kept in self._pages.get((mode, gva), ()) if not kept.taken and not kept.given_up]
+        if len(free) == 1:  # of a kernel that patches itself many blocks may differ
+            numbers = self._of_page.get(free[0].first, ())
+            return free[0] if any(self._is_good(number, source) for number in numbers) else None
         best, most = None, 0
-        for kept in self._pages.get((mode, gva), ()):
-            if kept.taken is None:
-                good = sum(self._is_good(number, source) for number in self._of_page.get(kept.first, ())[:4])
-                if good > most:
-                    best, most = kept, good
+        for kept in free:
+            numbers = self._of_page.get(kept.first, ())
+            good = sum(self._is_good(number, source) for number in numbers[:CANDIDATE_BLOCKS])
+            if good > most:
+                best, most = kept, good
         return best
+
+    def give_up(self, page: CodePage) -> bool:
+        """Whether ``page`` is of the file and nobody's; then it stays so."""
+        kept = self._by_id.get(page.id)
+        if kept is None or kept.taken is not None:
+            return False
+        kept.given_up = True
+        return True
 
     def _is_good(self, number: int, source: memoryview) -> bool:
         block = self._block
