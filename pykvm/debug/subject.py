@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pykvm.errors import PykvmError
 from pykvm.frozen import frozen
+from pykvm.memory.words import Words
 from pykvm.x86 import cpuid
 from pykvm.x86.exceptions import Fault
 from pykvm.x86.execute.cpu import Cpu
@@ -38,7 +39,7 @@ class Raised:
     rip: int
 
 
-class CopyOnWrite:
+class CopyOnWrite(Words):
     """``memory``, with pages of its own where something was written. ``misses``: reads where none is."""
 
     def __init__(self, memory: Memory) -> None:
@@ -80,18 +81,6 @@ class CopyOnWrite:
                 self._pages[number] = bytearray(self._memory.read(number * PAGE, PAGE))
             self._pages[number][at % PAGE : at % PAGE + length] = data[done : done + length]
             done += length
-
-    def u32(self, gpa: int) -> int:
-        return int.from_bytes(self.read(gpa, 4), "little")
-
-    def u64(self, gpa: int) -> int:
-        return int.from_bytes(self.read(gpa, 8), "little")
-
-    def put_u32(self, gpa: int, value: int) -> None:
-        self.write(gpa, value.to_bytes(4, "little"))
-
-    def put_u64(self, gpa: int, value: int) -> None:
-        self.write(gpa, value.to_bytes(8, "little"))
 
 
 class Subject:

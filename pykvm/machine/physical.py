@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pykvm.memory.words import Words
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
@@ -13,7 +15,7 @@ WIDEST = 8
 """Bytes of the widest single access on the bus; KVM cuts wider operands into such, too."""
 
 
-class PhysicalMemory:
+class PhysicalMemory(Words):
     """``memory``, and ``mmio`` where none is or where it takes no writes.
 
     For instructions that pykvm carries out itself (``x86.execute``). ``lock`` is the device lock, held for
@@ -44,20 +46,6 @@ class PhysicalMemory:
         with self._lock:
             for start, length in _accesses(gpa, len(data)):
                 self._mmio.write(gpa + start, length, int.from_bytes(data[start : start + length], "little"))
-
-    # Page tables. A CPU may keep them in a device's memory, but they are read as any memory is.
-
-    def u32(self, gpa: int) -> int:
-        return int.from_bytes(self.read(gpa, 4), "little")
-
-    def u64(self, gpa: int) -> int:
-        return int.from_bytes(self.read(gpa, 8), "little")
-
-    def put_u32(self, gpa: int, value: int) -> None:
-        self.write(gpa, value.to_bytes(4, "little"))
-
-    def put_u64(self, gpa: int, value: int) -> None:
-        self.write(gpa, value.to_bytes(8, "little"))
 
 
 def _accesses(gpa: int, size: int) -> list[tuple[int, int]]:

@@ -5,6 +5,8 @@ A write to a page with translated code is told to ``on_write`` after it.
 
 from __future__ import annotations
 
+from pykvm.memory.words import Words
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +19,7 @@ PAGE = 0x1000
 WIDEST = 8
 
 
-class Physical:
+class Physical(Words):
     """``flags`` has a byte for each page of RAM, by ``number``."""
 
     def __init__(
@@ -79,18 +81,6 @@ class Physical:
             self.apic.write(gpa - page, size, value)
         else:
             self._bus.write(gpa, size, value)
-
-    def u32(self, gpa: int) -> int:
-        return int.from_bytes(self.read(gpa, 4), "little")
-
-    def u64(self, gpa: int) -> int:
-        return int.from_bytes(self.read(gpa, 8), "little")
-
-    def put_u32(self, gpa: int, value: int) -> None:
-        self.write(gpa, value.to_bytes(4, "little"))
-
-    def put_u64(self, gpa: int, value: int) -> None:
-        self.write(gpa, value.to_bytes(8, "little"))
 
 
 class LockedPorts:
