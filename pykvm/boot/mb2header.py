@@ -10,6 +10,7 @@ from __future__ import annotations
 from struct import unpack_from
 
 from pykvm.boot.addresses import Addresses
+from pykvm.boot.mbheader import find_header
 from pykvm.boot.relocate import PREFERENCES, Relocation
 from pykvm.frozen import frozen
 from pykvm.memory.layout import FOUR_GIB
@@ -109,22 +110,7 @@ class Header:
 
 def find(image: Image) -> int | str:
     """Where the header is, or why there is none."""
-    start = image.read(0, SEARCH)
-    magic = MAGIC.to_bytes(4, "little")
-    wrong = ""
-    at = start.find(magic)
-    while at >= 0:
-        if at % ALIGNMENT:
-            wrong = wrong or f"{MAGIC:#x} at {at:#x} is not 8-byte aligned"
-        elif at + HEADER_SIZE > len(start):
-            wrong = wrong or f"the header at {at:#x} is cut off"
-        else:
-            total = sum(unpack_from("<IIII", start, at)) % FOUR_GIB
-            if total == 0:
-                return at
-            wrong = wrong or f"the header at {at:#x} adds up to {total:#x}, not 0"
-        at = start.find(magic, at + 1)
-    return wrong or f"no {MAGIC:#x} in the first {SEARCH} bytes"
+    return find_header(image, MAGIC, words=4, alignment=ALIGNMENT, search=SEARCH)
 
 
 def read(image: Image) -> Header:

@@ -13,9 +13,10 @@ from struct import pack, unpack_from
 from pykvm.boot import addresses, block, elf, lowmem, modules, sections
 from pykvm.boot.addresses import Addresses
 from pykvm.boot.kernel import Kernel, protected_only
+from pykvm.boot.mbheader import find_header
 from pykvm.boot.params import e820
 from pykvm.frozen import frozen
-from pykvm.memory.layout import EBDA, FOUR_GIB, HIGH_RAM
+from pykvm.memory.layout import EBDA, HIGH_RAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,22 +95,7 @@ def why_not(image: Image) -> str:
 
 def _find(image: Image) -> int | str:
     """Where the header is, or why there is none."""
-    start = image.read(0, SEARCH)
-    magic = MAGIC.to_bytes(4, "little")
-    wrong = ""
-    at = start.find(magic)
-    while at >= 0:
-        if at % 4:
-            wrong = wrong or f"{MAGIC:#x} at {at:#x} is not 4-byte aligned"
-        elif at + HEADER_SIZE > len(start):
-            wrong = wrong or f"the header at {at:#x} is cut off"
-        else:
-            total = sum(unpack_from("<III", start, at)) % FOUR_GIB
-            if total == 0:
-                return at
-            wrong = wrong or f"the header at {at:#x} adds up to {total:#x}, not 0"
-        at = start.find(magic, at + 1)
-    return wrong or f"no {MAGIC:#x} in the first {SEARCH} bytes"
+    return find_header(image, MAGIC, words=3, alignment=4, search=SEARCH)
 
 
 def read(image: Image) -> Header:
