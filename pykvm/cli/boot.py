@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         raise
     cause = boot.examine(cause)
     boot.close()
-    if cause.status not in QUIET:
+    if cause.status not in QUIET or cause.crash:
         boot.explain(cause)
     written = _write_report(given.report, boot, cause)
     return cause.status or written
@@ -59,6 +59,7 @@ class Boot:
         self._plan: Plan | None = None
         self._machine: Machine | None = None
         self._expected_ns: int | None = None
+        self._held = False
         self._facts: dict[str, Any] = {}
 
     def run(self, config: MachineConfig, timeout_ns: int | None, *, yes: bool = False) -> Cause:
@@ -73,24 +74,35 @@ class Boot:
         self._facts = choice.report()
         if not os.path.isabs(config.kernel.image):  # Linux, to be fetched or built: not where it can't run
             require_linux(choice)
-        self._plan = plan.make(config, resolve(config.kernel, yes=yes))
+        kernel = resolve(config.kernel, yes=yes)
+        self._plan = plan.make(config, kernel)
         if self._plan.linux:
             require_linux(choice)
-        self._machine = _built(self._plan, choice.backend)
-        session = Session(self._machine, timeout_ns=timeout_ns, linux=self._plan.linux)
+        machine = self._machine = _built(self._plan, choice.backend)
+
+        def rebuild() -> None:
+            assert self._plan is not None
+            self._plan.memory.close()
+            self._plan = plan.make(config, kernel)
+            _built(self._plan, choice.backend, machine)
+
+        session = Session(machine, timeout_ns=timeout_ns, linux=self._plan.linux, rebuild=rebuild)
         try:
             cause = session.run()
         finally:
-            self._expected_ns = session.expected_ns
+            self._expected_ns, self._held = session.expected_ns, session.held
         return cause
 
     def examine(self, cause: Cause) -> Cause:
-        """``cause`` with the post-mortem in its ``crash``, where the guest crashed or made no progress."""
+        """``cause`` with the post-mortem in its ``crash``.
+
+        For a guest that crashed, that made no progress, or that was left standing.
+        """
         if self._machine is None or self._plan is None or self._plan.config.kernel is None:
             return cause
         # What was not printed: in time, if that is the machine's own cause too, else before the guest ended.
         time_was_up = cause.status in (verdict.TIMEOUT, verdict.EXPECT) and cause == self._machine.cause
-        if not cause.crash and not time_was_up:
+        if not cause.crash and not time_was_up and not self._held:
             return cause
         kind = cause.crash["kind"] if cause.crash else cause.outcome
         from pykvm.debug.autopsy import of_machine
@@ -154,18 +166,18 @@ def _post_mortem(cause: Cause) -> list[str]:
     return postmortem.lines(cause.crash)
 
 
-def _built(plan: Plan, backend: str) -> Machine:
-    """The machine of ``plan`` on its back end."""
+def _built(plan: Plan, backend: str, cleared: Machine | None = None) -> Machine:
+    """The machine of ``plan`` on its back end, or ``cleared`` built anew."""
     from pykvm.machine.build import build, build_translated
 
     if backend == "translate":
         from pykvm.host.tsc import tsc_hz
 
-        return build_translated(plan, tsc_hz())
+        return build_translated(plan, tsc_hz(), cleared)
     from pykvm.kvm.system import Kvm
 
     with Kvm() as kvm:
-        return build(plan, kvm)
+        return build(plan, kvm, cleared)
 
 
 def _write_report(path: str | None, boot: Boot, cause: Cause) -> int:

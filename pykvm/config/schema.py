@@ -208,24 +208,14 @@ ON = Group(
     rows=(
         key(
             "reset",
-            Choice(
-                noun="an action",
-                now=("exit",),
-                later=("restart", "pause"),
-                sentence="a reset ends the machine so far",
-            ),
-            "What happens when the guest resets the machine.",
+            Choice(noun="an action", now=("exit", "restart", "pause")),
+            "What happens when the guest resets the machine: it ends, starts again, or stands still.",
             default="exit",
         ),
         key(
             "panic",
-            Choice(
-                noun="an action",
-                now=("exit",),
-                later=("restart", "pause"),
-                sentence="a panic ends the machine so far",
-            ),
-            "What happens when the guest's kernel panics.",
+            Choice(noun="an action", now=("exit", "restart", "pause")),
+            "What happens when the guest's kernel panics: the same three.",
             default="exit",
         ),
     ),

@@ -29,6 +29,8 @@ ASTRAY = ("null-call", "wild-jump", "no-code", "zeros", "non-canonical")
 """Reasons for which it matters who called."""
 STILL_RUNNING = ("timeout", "expect")
 """The outcomes of a guest whose time was up."""
+ASKED = ("reset", "restart-loop")
+"""Those of a guest that reset."""
 STORM = 8
 """So many exceptions in a row, all the same, are a handler that achieves nothing."""
 RESET_VECTOR = (0xFFF0, 0xF000)
@@ -54,7 +56,7 @@ def examine(
     entries: Sequence[dict[str, int]] = (),
     symbols: Symbols | None = None,
 ) -> dict[str, Any]:
-    """What is known of a guest that ended as ``kind``, a crash's kind or one of STILL_RUNNING.
+    """What is known of a guest that ended as ``kind``: a crash's kind, or one of STILL_RUNNING or ASKED.
 
     ``state`` is the CPU's as its back end gives it, ``raised`` the last exceptions that it knows, ``entries``
     CPUID.
@@ -202,6 +204,9 @@ def _explain(
         if len(history) >= STORM and len({(row.vector, row.rip) for row in history}) == 1:
             found["likely"] = f"one exception comes over and over: {raised_text(history[-1])}"
             found["try"] = "its handler must remove the cause, or not return to the instruction"
+    elif kind in ASKED:
+        found["what"] = f"the guest asked for a reset; the CPU stood at rip {rip:#x}"
+        found["try"] = "look at the code there, and at the stack for who called it"
     elif kind == "panic":
         found["what"] = f"the kernel ended itself; the CPU stood at rip {rip:#x}"
         found["try"] = "its own last words say why"

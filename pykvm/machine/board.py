@@ -80,19 +80,20 @@ def fit(machine: Machine, ports: PortBus, lines: IsaLines, memory: GuestMemory, 
     for device in config.devices:
         if isinstance(device, SerialConfig):
             port, irq = COM_PORTS[device.port]
-            console = machine.own(
-                make_console(
-                    device.to,
-                    device.port,
-                    machine.loop,
-                    folder=config.folder,
-                    on_stop=lambda: machine.post(verdict.signal(2, "Ctrl-A x")),
-                    on_hangup=lambda: machine.post(verdict.signal(1, "the terminal's end")),
+            if device.port not in machine.consoles:
+                machine.consoles[device.port] = machine.keep(
+                    make_console(
+                        device.to,
+                        device.port,
+                        machine.loop,
+                        folder=config.folder,
+                        on_stop=lambda: machine.post(verdict.signal(2, "Ctrl-A x")),
+                        on_hangup=lambda: machine.post(verdict.signal(1, "the terminal's end")),
+                    )
                 )
-            )
+            console = machine.consoles[device.port]
             uart = Serial(lines.line(irq), console.output, patient=True)
             console.attach(uart)
-            machine.consoles[device.port] = console
             part(device.port, uart, port, serial.PORTS)
         elif isinstance(device, DebugExitConfig):
             end = DebugExit(lambda value: machine.post(verdict.debug_exit(value)))

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from pykvm.machine.plan import Plan
 
 
-def build(plan: Plan, kvm: Kvm) -> Machine:
-    """The machine of ``plan`` on ``kvm``, ready to ``start``. Raises HostError where the host can't."""
-    machine = Machine(on_backend(plan.config, "kvm"))
+def build(plan: Plan, kvm: Kvm, cleared: Machine | None = None) -> Machine:
+    """The machine of ``plan`` on ``kvm``, ready to ``start``: a new one, or ``cleared`` built again.
+
+    Raises HostError where the host can't.
+    """
+    machine = cleared or Machine(on_backend(plan.config, "kvm"))
     try:
         _on_kvm(machine, plan, kvm)
     except BaseException:
@@ -36,9 +39,9 @@ def build(plan: Plan, kvm: Kvm) -> Machine:
     return machine
 
 
-def build_translated(plan: Plan, tsc_hz: int) -> Machine:
-    """The machine of ``plan`` without KVM; the guest's TSC runs at ``tsc_hz``, as the host's does."""
-    machine = Machine(on_backend(plan.config, "translate"))
+def build_translated(plan: Plan, tsc_hz: int, cleared: Machine | None = None) -> Machine:
+    """``build`` without KVM; the guest's TSC runs at ``tsc_hz``, as the host's does."""
+    machine = cleared or Machine(on_backend(plan.config, "translate"))
     try:
         _on_translator(machine, plan, tsc_hz)
     except BaseException:

@@ -1,4 +1,4 @@
-"""A built machine and its life: built → running ⇄ paused → stopped.
+"""A built machine and its life: built → running ⇄ paused → stopped, and by ``clear`` to be built again.
 
 Only the main thread changes the state. All others post a cause; the first cause is the verdict.
 """
@@ -60,7 +60,8 @@ class Machine:
     """The parts, and what is done with all of them at once.
 
     ``own`` each part that must be closed as soon as it is open: ``close`` goes through them
-    backwards, whatever happened.
+    backwards, whatever happened. What lies outside and outlives a reset of the machine, as the screen
+    of a PC does, is for ``keep``.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -77,16 +78,25 @@ class Machine:
         """``time.monotonic_ns`` of the first entry into the guest."""
         self.on_panic: Callable[[], None] = lambda: None
         """What to do when the guest tells of a panic by the pvpanic device; under the device lock."""
+        self.restarts = 0
+        """How often it was taken apart by ``clear`` to be built again."""
+        self._exits: dict[str, int] = {}  # of the CPUs before the last restart
+        self._kept: list[Closer] = []
         self._owned: list[Closer] = []
         self._causes: list[Cause] = []
         self._gate = Gate()
-        self.event = self.own(Event())
-        self.loop = self.own(IoLoop(self.lock, self.failed))
+        self.event = self.keep(Event())
+        self.loop = self.keep(IoLoop(self.lock, self.failed))
         self.clock = self.own(MachineClock(self.loop))
 
     def own(self, part: T) -> T:
         """Close ``part`` when the machine is closed."""
         self._owned.append(part)
+        return part
+
+    def keep(self, part: T) -> T:
+        """Close ``part`` when the machine is closed, after all others, and not before."""
+        self._kept.append(part)
         return part
 
     def add_cpu(self, cpu: Cpu) -> VcpuThread:
@@ -103,7 +113,7 @@ class Machine:
         self._causes.append(cause)
         for thread in self.cpus:
             thread.cpu.wake()
-        self._gate.want(STOP)
+        self._gate.want(PAUSE)
         self.event.set()
 
     def failed(self, error: BaseException) -> None:
@@ -132,8 +142,11 @@ class Machine:
 
     def pause(self) -> None:
         """Bring all vCPUs to the gate and let time stand still. Returns when they are there."""
-        if self._causes:
-            return
+        if not self._causes:
+            self.hold()
+
+    def hold(self) -> None:
+        """``pause``, also for a machine that has its cause: it stays as the cause left it."""
         self._gate.want(PAUSE)
         gate = self._gate
         with gate.changed:
@@ -149,12 +162,19 @@ class Machine:
 
         It does what is due, and returns how many milliseconds it can wait (None: for ever).
         """
+        self._wait(lambda: bool(self._causes), deadline)
+        return self._causes[0]
+
+    def wait_outside(self, deadline: Callable[[], int | None]) -> None:
+        """Wait until it ends by a cause that is not the guest's own; which was the first remains."""
+        self._wait(lambda: any(not verdict.is_guests(cause) for cause in self._causes), deadline)
+
+    def _wait(self, over: Callable[[], bool], deadline: Callable[[], int | None]) -> None:
         poll = select.poll()
         poll.register(self.event.fd, select.POLLIN)
-        while not self._causes:
+        while not over():
             if poll.poll(deadline()):
                 self.event.clear()
-        return self._causes[0]
 
     def nudge(self) -> None:
         """Let ``wait`` call its ``deadline`` again. From any thread, and from a signal handler."""
@@ -176,8 +196,35 @@ class Machine:
         done = [console.drain(seconds, self.event.fd) for console in self.consoles.values()]
         return all(done)
 
+    def exits(self) -> dict[str, int]:
+        """How often the guest was left, by the reason's name, over all restarts."""
+        told = dict(self._exits)
+        for thread in self.cpus:
+            names = thread.cpu.exit_names()
+            for number, count in enumerate(thread.cpu.exits):
+                if count:
+                    name = names.get(number, str(number))
+                    told[name] = told.get(name, 0) + count
+        return told
+
+    def clear(self) -> None:
+        """Take it apart, but for what is kept, to be built again. A cause from outside remains."""
+        self.stop()
+        self._exits = self.exits()
+        self._close(self._owned)
+        self.cpus.clear()
+        self.devices.clear()
+        self._causes = [cause for cause in self._causes if not verdict.is_guests(cause)]
+        self._gate = Gate()
+        self.clock = self.own(MachineClock(self.loop))
+        self.restarts += 1
+
     def close(self) -> None:
         """Stop, and give everything back to the host. Twice is once."""
         self.stop()
-        while self._owned:
-            self._owned.pop().close()
+        self._close(self._owned)
+        self._close(self._kept)
+
+    def _close(self, parts: list[Closer]) -> None:
+        while parts:
+            parts.pop().close()

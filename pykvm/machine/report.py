@@ -46,13 +46,6 @@ def report(
 
     consoles = list(machine.consoles.values()) if machine is not None else []
     first = min((c.tap.first_output_ns for c in consoles if c.tap.first_output_ns), default=None)
-    exits: dict[str, int] = {}
-    for thread in machine.cpus if machine is not None else ():
-        names = thread.cpu.exit_names()
-        for number, count in enumerate(thread.cpu.exits):
-            if count:
-                name = names.get(number, str(number))
-                exits[name] = exits.get(name, 0) + count
     told: dict[str, Any] = {
         "outcome": cause.outcome,
         "status": cause.status,
@@ -64,7 +57,8 @@ def report(
             "expected_output": seconds(expected_ns),
             "total": seconds(time.monotonic_ns()),
         },
-        "exits": exits,
+        "restarts": machine.restarts if machine is not None else 0,
+        "exits": machine.exits() if machine is not None else {},
         "rss_bytes": own_rss(),
         "host": host or {},
         "console_tail": "\n".join(c.tap.tail() for c in consoles),

@@ -1,4 +1,4 @@
-"""One run of a machine, from the first instruction to the verdict: signals, deadlines, what is printed."""
+"""From a machine's first instruction to the verdict: signals, deadlines, restarts, what is printed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from functools import partial
 
 from pykvm.errors import HostError
 from pykvm.machine import verdict
+from pykvm.machine.panic import PanicWatch
 from pykvm.machine.vcpu import KICK
+from pykvm.terminal.console import say
 from pykvm.terminal.tap import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from pykvm.machine.face import Cpu
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from pykvm.terminal.console import Console
 
 SECOND = 1_000_000_000
+HOUR = 3600 * SECOND
 HINT_AFTER = 10 * SECOND
 LOOK_EVERY = SECOND
 PANIC_SILENCE = SECOND // 2
@@ -30,8 +34,6 @@ PANIC_SILENCE = SECOND // 2
 
 READER_GONE = (EPIPE, ECONNRESET)
 
-PANIC = b"Kernel panic - not syncing"
-PANIC_END = b"---[ end Kernel panic"
 DRAIN_SECONDS = 5.0
 """How long the end of a guest that was stopped waits for a reader who takes none of its last words."""
 
@@ -46,12 +48,31 @@ NOTED = (
 
 
 class Session:
-    """Runs ``machine`` once. ``linux``: its kernel's panic line is known and means a crash."""
+    """Runs ``machine`` to its end. ``linux``: its kernel is Linux, whose panic line is known.
 
-    def __init__(self, machine: Machine, *, timeout_ns: int | None, linux: bool) -> None:
+    ``rebuild`` builds the machine anew where it is to start again (``on: {reset: restart}``).
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        timeout_ns: int | None,
+        linux: bool,
+        rebuild: Callable[[], None] = lambda: None,
+    ) -> None:
         self.machine = machine
         self.expected_ns: int | None = None
         self.panic: str | None = None
+        self.held = False
+        """Whether it stood still at its end (``on: {panic: pause}``)."""
+        self._linux = linux
+        self._rebuild = rebuild
+        self._suspicion: str | None = None  # what a panic may have said
+        self._panic_watches: list[PanicWatch] = []
+        self._started = 0  # when this run did
+        self._quick_runs = 0
+        self._loop: Cause | None = None  # the verdict on a guest that starts again and again
         self._timeout = timeout_ns
         self._expect = machine.config.expect
         self._signals: list[int] = []
@@ -63,9 +84,6 @@ class Session:
         self._unprinted: Cause | None = None  # why not all came out that the guest printed
         machine.on_panic = self._on_panic_device
         for console in machine.consoles.values():
-            if linux:
-                console.tap.listeners.append(Watch(PANIC, self._on_panic, whole_line=True))
-                console.tap.listeners.append(Watch(PANIC_END, self._on_panic_end, whole_line=True))
             if self._expect is not None:
                 text = self._expect.output.encode()
                 console.tap.listeners.append(Watch(text, self._on_expected))
@@ -81,11 +99,15 @@ class Session:
         try:
             for console in self.machine.consoles.values():
                 console.start()
-            self.machine.start()
-            self.machine.resume()
-            cause = self.machine.wait(self._deadline)
+            self._begin()
+            self.machine.wait(self._deadline)
+            while self._starts_again():
+                self.machine.clear()
+                self._rebuild()
+                self._begin()
+                self.machine.wait(self._deadline)
             self.machine.stop()
-            self._drain(cause)
+            self._drain()
         finally:
             signal.set_wakeup_fd(wakeup)
             self.machine.stop()  # before the kick's handler goes: its signal would end the process
@@ -93,26 +115,81 @@ class Session:
                 signal.signal(number, handler)
         return self._judge()
 
+    def _begin(self) -> None:
+        """Let the machine run, as far as it's known a new one."""
+        while self._panic_watches:
+            self._panic_watches.pop().close()
+        self.panic = self._suspicion = None
+        self._exits_seen, self._halted = [], set()
+        for console in self.machine.consoles.values():
+            self._panic_watches.append(
+                PanicWatch(
+                    console.tap,
+                    linux=self._linux,
+                    panicked=self._on_panic,
+                    suspected=self._on_suspicion,
+                    ended=self._on_panic_end,
+                )
+            )
+        self._started = time.monotonic_ns()
+        self.machine.start()
+        self.machine.resume()
+
+    def _starts_again(self) -> bool:
+        """Do what the machine file wants at this end, and say whether that is a restart."""
+        on, cause = self.machine.config.on, self._own_end()
+        if cause is None or (on.reset, on.panic) == ("exit", "exit"):
+            return False
+        self.machine.hold()
+        with self.machine.lock:
+            for console in self.machine.consoles.values():
+                console.output.flush()  # its last words may tell of a panic
+        cause = self._own_end() or cause
+        panicked = cause.crash is not None and cause.crash["kind"] == "panic"
+        wanted = on.panic if panicked else on.reset if cause.outcome == "reset" else "exit"
+        if wanted == "pause":
+            self.held = True
+            self._say(f"{cause.sentence}; the machine stands still: Ctrl-A x or a signal ends it")
+            self.machine.wait_outside(self._deadline)
+        if wanted != "restart":
+            return False
+        quick = time.monotonic_ns() - self._started < verdict.QUICK_NS
+        self._quick_runs = self._quick_runs + 1 if quick else 0
+        if self._quick_runs > verdict.RESTARTS:
+            self._loop = verdict.looping(cause)
+            return False
+        self._say(f"{cause.sentence}; it starts again")
+        return True
+
+    def _own_end(self) -> Cause | None:
+        """The guest's own end, as the verdict sees it; None where something from outside ended it."""
+        cause = self.machine.cause
+        return self._truth(cause) if cause is not None and verdict.is_guests(cause) else None
+
+    def _truth(self, cause: Cause) -> Cause:
+        """``cause``, or the panic that went before it."""
+        panic = self.panic or (self._suspicion if cause.outcome == "reset" else None)
+        return _panic_cause(panic) if panic is not None and cause.status == verdict.SUCCESS else cause
+
     def _judge(self) -> Cause:
         """The verdict tells the truth: 0 only where nothing contradicts success."""
         cause = self.machine.cause
         assert cause is not None
-        if self.panic is not None and cause.status == verdict.SUCCESS:
-            return self._panic_cause()
+        cause = self._loop or self._truth(cause)
         if self._unprinted is not None and cause.status == verdict.SUCCESS:
             return self._unprinted
         if self._expect is not None and self.expected_ns is None and cause.status == verdict.SUCCESS:
             return verdict.unexpected(self._expect.output, cause.sentence)
         return cause
 
-    def _drain(self, cause: Cause) -> None:
+    def _drain(self) -> None:
         """Bring out what the guest printed last.
 
         A guest that ended by itself has its output read to the end, however slow the reader is, as
         any program's in a pipe. A signal of these moments ends the wait; Ctrl-Z only stops it.
         """
         machine = self.machine
-        seconds = None if cause.outcome in verdict.BY_GUEST else DRAIN_SECONDS
+        seconds = None if self._own_end() is not None and not self.held else DRAIN_SECONDS
         interrupted: Cause | None = None
         machine.event.clear()
         while True:
@@ -149,7 +226,7 @@ class Session:
             self._take_signal(self._signals.pop(0))
         now = time.monotonic_ns()
         started = self.machine.first_run_ns or now
-        due = [self._look(now)]
+        due = [now + HOUR if self.held else self._look(now)]
         if self._timeout is not None:
             due.append(started + self._timeout)
             if now >= due[-1]:
@@ -159,10 +236,10 @@ class Session:
             if now >= due[-1]:
                 seconds = self._expect.within_ns / SECOND
                 self.machine.post(verdict.unexpected(self._expect.output, f"not within {seconds:g}s"))
-        if self.panic is not None:
+        if self.panic is not None and not self.held:
             due.append(self._last_output + PANIC_SILENCE)
             if now >= due[-1]:
-                self.machine.post(self._panic_cause())
+                self.machine.post(_panic_cause(self.panic))
         if not self._hinted:
             due.append(started + HINT_AFTER)
             if now >= due[-1]:
@@ -191,31 +268,37 @@ class Session:
                 "the guest has stopped for ever: all its CPUs are halted with interrupts off",
                 "a kernel does so after a fatal error; its last words, if any, say which",
             )
-            self.machine.post(self._panic_cause() if self.panic is not None else cause)
+            self.machine.post(cause if self.panic is None else _panic_cause(self.panic))
 
     def _hint(self) -> None:
         self._hinted = True
         consoles = self.machine.consoles.values()
         if any(console.tap.first_output_ns for console in consoles) or not os.isatty(2):
             return
-        for console in consoles:
-            console.say("no output for 10 s; is console=ttyS0 on the kernel's command line?")
-            break
+        self._say("no output for 10 s; is console=ttyS0 on the kernel's command line?")
+
+    def _say(self, text: str) -> None:
+        """One line on standard error: by a console, as one of them may have the terminal in raw mode."""
+        console = next(iter(self.machine.consoles.values()), None)
+        if console is not None:
+            console.say(text)
+        else:
+            say(f"pykvm: {text}\n")
 
     def _on_output(self, data: bytes) -> None:
         self._last_output = time.monotonic_ns()
 
-    def _on_panic(self, line: bytes) -> None:
-        self.panic = line.decode("utf-8", "replace").strip()
+    def _on_panic(self, text: str) -> None:
+        self.panic = text
         self._last_output = time.monotonic_ns()
         self.machine.event.set()
 
-    def _on_panic_end(self, line: bytes) -> None:
+    def _on_panic_end(self) -> None:
         if self.panic is not None:
-            self.machine.post(self._panic_cause())
+            self.machine.post(_panic_cause(self.panic))
 
-    def _panic_cause(self) -> Cause:
-        return verdict.crash("panic", f"the guest's kernel panicked: {self.panic}", line=self.panic)
+    def _on_suspicion(self, text: str) -> None:
+        self._suspicion = text
 
     def _on_panic_device(self) -> None:
         if self.panic is None:
@@ -244,6 +327,10 @@ class Session:
             self.machine.resume()
         else:
             self.machine.post(verdict.signal(number, signal.Signals(number).name))
+
+
+def _panic_cause(panic: str) -> Cause:
+    return verdict.crash("panic", f"the guest's kernel panicked: {panic}", line=panic)
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

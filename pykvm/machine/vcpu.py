@@ -25,7 +25,10 @@ RUN, PAUSE, STOP = "run", "pause", "stop"
 
 
 class Gate:
-    """Where vCPUs wait while the machine is paused: what is wanted, and who has arrived."""
+    """Where vCPUs wait while the machine is paused: what is wanted, and who has arrived.
+
+    Nothing is wanted after STOP: who still says PAUSE then comes too late.
+    """
 
     def __init__(self) -> None:
         self.wanted = PAUSE
@@ -34,7 +37,8 @@ class Gate:
 
     def want(self, wanted: str) -> None:
         with self.changed:
-            self.wanted = wanted
+            if self.wanted != STOP:
+                self.wanted = wanted
             self.changed.notify_all()
 
 
@@ -83,6 +87,9 @@ class VcpuThread:
             self._ended(cause)
         with self._sending:
             self._ready = False
+        with self._gate.changed:  # it is where it can do no more, and so need not be waited for
+            self._gate.waiting += 1
+            self._gate.changed.notify_all()
 
     def _run(self) -> Cause | None:
         cpu, gate = self.cpu, self._gate

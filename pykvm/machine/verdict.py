@@ -18,6 +18,10 @@ SIGNAL = 128
 BY_GUEST = ("poweroff", "reset", "debug-exit", "crash")
 """The outcomes that are the guest's own doing. The others cut it short."""
 
+RESTARTS = 5
+"""So many restarts in a row are a loop, where each run is shorter than QUICK_NS."""
+QUICK_NS = 10_000_000_000
+
 
 @frozen
 class Cause:
@@ -35,12 +39,28 @@ class Cause:
     crash: dict[str, Any] | None = None
 
 
+def is_guests(cause: Cause) -> bool:
+    """Whether the guest itself did it, or rather something from outside."""
+    return cause.outcome in BY_GUEST
+
+
 def poweroff() -> Cause:
     return Cause(outcome="poweroff", status=SUCCESS, sentence="the guest powered off")
 
 
 def reset() -> Cause:
     return Cause(outcome="reset", status=SUCCESS, sentence="the guest reset")
+
+
+def looping(cause: Cause) -> Cause:
+    """``cause`` came again after RESTARTS restarts, each of them soon."""
+    kind = cause.crash["kind"] if cause.crash else "restart-loop"
+    return crash(
+        kind,
+        f"{cause.sentence} {RESTARTS + 1} times in a row, each time within {QUICK_NS // 10**9} s",
+        f"write `on: {{{'panic' if cause.crash else 'reset'}: exit}}` and look at what it prints last",
+        **{name: value for name, value in (cause.crash or {}).items() if name != "kind"},
+    )
 
 
 def debug_exit(value: int) -> Cause:

@@ -58,15 +58,15 @@ class Tap:
 class Watch:
     """A listener that waits for a text, also where it arrives in pieces, and then acts once.
 
-    ``action`` gets the text, or with ``whole_line`` the line from the text on: a kernel's panic
-    line says why only after the words by which it is known.
+    ``action`` gets the text, or with ``lines`` so many whole lines from the text on: a kernel's panic
+    says why only after the words by which it is known.
     """
 
-    def __init__(self, text: bytes, action: Listener, *, whole_line: bool = False) -> None:
+    def __init__(self, text: bytes, action: Listener, *, lines: int = 0) -> None:
         self.text = text
         self.done = False
         self._action = action
-        self._whole_line = whole_line
+        self._lines = lines
         self._window = b""
         self._found = False
 
@@ -82,10 +82,12 @@ class Watch:
             self._found = True
             window = window[at:]
         self._window = window
-        if not self._whole_line:
+        if not self._lines:
             self._act(self.text)
-        elif b"\n" in window or len(window) > LINE_MAX:
-            self._act(window[:LINE_MAX].partition(b"\n")[0].rstrip(b"\r"))
+            return
+        came = window.lstrip(b"\n").split(b"\n", self._lines)  # the text may begin with the end of a line
+        if len(came) > self._lines or len(window) > LINE_MAX * self._lines:
+            self._act(b"\n".join(line[:LINE_MAX].rstrip(b"\r") for line in came[: self._lines]))
 
     def _act(self, text: bytes) -> None:
         self.done = True

@@ -194,10 +194,9 @@ WRONG = [
     (K + "transport: mmio", "machine.yaml:2:12: transport: 'mmio' comes later: "
      "there is no virtio device yet that it could attach; write pci"),
     *[
-        (K + f"on: {{{event}: {word}}}", f"machine.yaml:2:{8 + len(event)}: on.{event}: '{word}' comes later: "
-         f"a {event} ends the machine so far; write exit")
+        (K + f"on: {{{event}: reboot}}", f"machine.yaml:2:{8 + len(event)}: on.{event}: 'reboot' is not an action; "
+         "write exit, restart or pause")
         for event in ("reset", "panic")
-        for word in ("restart", "pause")
     ],
     (K + "limits: {cpu: 50%}", "machine.yaml:2:9: limits: comes later: pykvm can't limit its own process yet; "
      "leave it out, or use systemd-run"),

@@ -47,10 +47,10 @@ def test_the_tail_replaces_what_is_no_utf8():
     assert tap.tail() == "grüße \ufffd\n"
 
 
-def heard(text, *pieces, whole_line=False):
+def heard(text, *pieces, lines=0):
     found = []
     tap = Tap()
-    tap.listeners.append(Watch(text, found.append, whole_line=whole_line))
+    tap.listeners.append(Watch(text, found.append, lines=lines))
     for piece in pieces:
         tap.feed(piece)
     return found
@@ -75,19 +75,28 @@ def test_a_text_is_found_once():
 
 def test_a_whole_line_tells_what_follows_the_text():
     panic = b"[    1.5] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n[    1.6] CPU: 0"
-    assert heard(b"Kernel panic - not syncing", panic[:20], panic[20:45], panic[45:], whole_line=True) == [
+    assert heard(b"Kernel panic - not syncing", panic[:20], panic[20:45], panic[45:], lines=1) == [
         b"Kernel panic - not syncing: VFS: Unable to mount root fs"
     ]
 
 
 def test_a_whole_line_waits_for_its_end():
-    assert heard(b"panic", b"panic: at", whole_line=True) == []
+    assert heard(b"panic", b"panic: at", lines=1) == []
+
+
+def test_more_lines_than_one_are_told_from_the_text_on():
+    xen = b"****\r\n(XEN) Panic on CPU 0:\r\n(XEN) Could not construct d0\r\n(XEN) ****"
+    assert heard(b"Panic on CPU ", xen[:30], xen[30:60], xen[60:], lines=2) == [
+        b"Panic on CPU 0:\n(XEN) Could not construct d0"
+    ]
+
+
+def test_a_text_at_the_start_of_a_line_only():
+    assert heard(b"\npanic: ", b"no panic: x\n", b"\npanic: init died\r\n", lines=1) == [b"panic: init died"]
 
 
 def test_a_line_without_end_ends_somewhere():
-    assert heard(b"panic", b"panic", *[b"!" * 100] * 30, whole_line=True) == [
-        b"panic" + b"!" * (LINE_MAX - 5)
-    ]
+    assert heard(b"panic", b"panic", *[b"!" * 100] * 30, lines=1) == [b"panic" + b"!" * (LINE_MAX - 5)]
 
 
 def test_a_tap_knows_whether_a_line_has_begun():
