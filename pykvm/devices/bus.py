@@ -14,6 +14,7 @@ from pykvm.errors import InternalError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
     from pykvm.devices.device import Device
 
@@ -22,16 +23,21 @@ if TYPE_CHECKING:
 
 PORTS = 0x10000
 
+ITEMS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
+"""The items of a string by their size, as ``memoryview.cast`` has them; host and guest are little-endian."""
+
 
 class PortBus:
     """The 64 Ki ports of ``in`` and ``out``.
 
     ``reads`` and ``writes`` hold, by ``size << 16 | port``, the bound method of the device and
-    the offset for each access that the device takes whole: the run loop looks there first, and
-    calls ``read`` or ``write`` of the bus for all others.
+    the offset for each access that the device takes whole. ``reader`` and ``writer`` give that, or
+    the bus's own method for all other accesses. Who keeps what they gave adds to ``on_change`` a
+    call that forgets it: devices come and go.
     """
 
     def __init__(self) -> None:
+        self.on_change: list[Callable[[], None]] = []
         self.reads: dict[int, tuple[Reader, int]] = {}
         self.writes: dict[int, tuple[Writer, int]] = {}
         self.names: dict[int, str] = {}
@@ -57,6 +63,16 @@ class PortBus:
                     key = size << 16 | base + index
                     self.reads[key] = device.read, offset + index
                     self.writes[key] = device.write, offset + index
+        for forget in self.on_change:
+            forget()
+
+    def reader(self, port: int, size: int) -> tuple[Reader, int]:
+        """What reads ``size`` bytes at ``port`` when it is called with the number beside it and ``size``."""
+        return self.reads.get(size << 16 | port, (self.read, port))
+
+    def writer(self, port: int, size: int) -> tuple[Writer, int]:
+        """The same for a write."""
+        return self.writes.get(size << 16 | port, (self.write, port))
 
     def read(self, port: int, size: int) -> int:
         """``in`` of ``size`` bytes (1, 2 or 4) at ``port``."""
@@ -80,22 +96,27 @@ class PortBus:
 
     def read_string(self, port: int, size: int, data: memoryview) -> None:
         """``ins``: fill ``data``, bytes, with items of ``size`` bytes, in order, all from ``port``."""
-        read, place = self.reads.get(size << 16 | port, (self.read, port))
+        read, place = self.reader(port, size)
         mask = (1 << 8 * size) - 1
-        for start in range(0, len(data), size):
-            data[start : start + size] = (read(place, size) & mask).to_bytes(size, "little")
+        items = data.cast(ITEMS[size])
+        for index in range(len(items)):
+            items[index] = read(place, size) & mask
 
     def write_string(self, port: int, size: int, data: memoryview) -> None:
         """``outs``: write the items of ``size`` bytes in ``data``, in order, all to ``port``."""
-        write, place = self.writes.get(size << 16 | port, (self.write, port))
-        for start in range(0, len(data), size):
-            write(place, size, int.from_bytes(data[start : start + size], "little"))
+        write, place = self.writer(port, size)
+        for value in data.cast(ITEMS[size]):
+            write(place, size, value)
 
 
 class MemoryBus:
-    """Devices in guest-physical addresses where no memory is (MMIO)."""
+    """Devices in guest-physical addresses where no memory is (MMIO).
+
+    ``reader``, ``writer`` and ``on_change`` are as those of ``PortBus``.
+    """
 
     def __init__(self) -> None:
+        self.on_change: list[Callable[[], None]] = []
         self._bases: list[int] = []
         self._ranges: list[tuple[int, int, Device, int, str]] = []
 
@@ -111,8 +132,25 @@ class MemoryBus:
         self._bases.insert(at, base)
         label = name or type(device).__name__.lower()
         self._ranges.insert(at, (base, base + size, device, width, label))
+        for forget in self.on_change:
+            forget()
 
-    def _find(self, gpa: int, size: int) -> tuple[Device, int] | None:
+    def reader(self, gpa: int, size: int) -> tuple[Reader, int]:
+        """What reads ``size`` bytes at ``gpa`` when it is called with the number beside it and ``size``."""
+        found = self.find(gpa, size)
+        return (self.read, gpa) if found is None else (found[0].read, found[1])
+
+    def writer(self, gpa: int, size: int) -> tuple[Writer, int]:
+        """The same for a write."""
+        found = self.find(gpa, size)
+        return (self.write, gpa) if found is None else (found[0].write, found[1])
+
+    def _is_hole(self, gpa: int, size: int) -> bool:
+        """No device has any of these bytes."""
+        at = bisect_right(self._bases, gpa + size - 1) - 1
+        return at < 0 or self._ranges[at][1] <= gpa
+
+    def find(self, gpa: int, size: int) -> tuple[Device, int] | None:
         """The device that takes this access whole, and its offset there."""
         at = bisect_right(self._bases, gpa) - 1
         if at >= 0:
@@ -125,20 +163,20 @@ class MemoryBus:
 
     def read(self, gpa: int, size: int) -> int:
         """Read ``size`` bytes (1 to 8) at ``gpa``."""
-        found = self._find(gpa, size)
+        found = self.find(gpa, size)
         if found is not None:
             return found[0].read(found[1], size) & (1 << 8 * size) - 1
-        if size == 1:
-            return 0xFF
+        if size == 1 or self._is_hole(gpa, size):
+            return (1 << 8 * size) - 1
         part = first_part(gpa, size)
         return self.read(gpa, part) | self.read(gpa + part, size - part) << 8 * part
 
     def write(self, gpa: int, size: int, value: int) -> None:
         """Write ``size`` bytes (1 to 8) at ``gpa``."""
-        found = self._find(gpa, size)
+        found = self.find(gpa, size)
         if found is not None:
             found[0].write(found[1], size, value)
-        elif size > 1:
+        elif size > 1 and not self._is_hole(gpa, size):
             part = first_part(gpa, size)
             self.write(gpa, part, value & (1 << 8 * part) - 1)
             self.write(gpa + part, size - part, value >> 8 * part)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         """The CPU, as its APIC sees it."""
 
         def changed(self) -> None:
-            """``has_interrupt`` has a new answer."""
+            """``has_interrupt`` or ``cr8`` may have a new answer."""
             ...
 
         def nmi(self) -> None:
@@ -257,6 +257,7 @@ class LocalApic:
     def _set_tpr(self, value: int) -> None:
         self._vectors.tpr = value
         self._follow()
+        self._core.changed()
 
     def _set_ldr(self, value: int) -> None:
         self._identity.ldr = value

@@ -17,6 +17,7 @@ IF_FLAG = RUN_PAGE["if_flag"]  # u8
 CR8 = RUN_PAGE["cr8"] // 8  # u64
 APIC_BASE = RUN_PAGE["apic_base"] // 8  # u64
 EXIT_REASON = RUN_PAGE["exit_reason"] // 4  # u32
+IO_HEAD = RUN_PAGE["io.direction"] // 8  # u64: direction, size, port and count, from the lowest byte up
 IO_DIRECTION = RUN_PAGE["io.direction"]  # u8
 IO_SIZE = RUN_PAGE["io.size"]  # u8
 IO_PORT = RUN_PAGE["io.port"] // 2  # u16

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
-from ctypes import c_int, c_ulong, c_void_p, get_errno
+from ctypes import get_errno
+from functools import partial
 
 from pykvm.kvm import structs
 from pykvm.kvm.abi import KVM_RUN
 from pykvm.kvm.descriptor import Descriptor
 from pykvm.kvm.errors import KvmError
 from pykvm.kvm.run import RunPage
-from pykvm.libc.calls import ioctl
+from pykvm.libc.calls import untyped_ioctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Plain = dict[str, Any]
@@ -26,16 +28,19 @@ class Vcpu(Descriptor):
         super().__init__(fd)
         self.index = index
         self.page = RunPage(fd, run_page_size)
-        # Arguments made once: a call then converts nothing.
-        self._run = (c_int(fd), c_ulong(KVM_RUN), c_void_p(0))
+        self.enter: Callable[[], int] = partial(untyped_ioctl, fd, KVM_RUN, None)
+        """KVM_RUN, without a frame of Python's around it: 0, or -1, and then ``left`` tells why."""
 
     def run(self) -> int:
-        """KVM_RUN: 0, or the errno of EINTR (a kick, a signal) and EAGAIN (INIT while waiting for SIPI).
+        """KVM_RUN: 0, or what ``left`` says."""
+        return self.left() if self.enter() else 0
 
-        They are never retried here: only the run loop knows whether a kick was meant.
+    def left(self) -> int:
+        """Why ``enter`` has just failed: EINTR (a kick, a signal) or EAGAIN (INIT while waiting for SIPI).
+
+        They are never retried here: only the run loop knows whether a kick was meant. Raises KvmError
+        for all else.
         """
-        if ioctl(*self._run) == 0:
-            return 0
         number = get_errno()
         if number in (errno.EINTR, errno.EAGAIN):
             return number

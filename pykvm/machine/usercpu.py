@@ -27,6 +27,7 @@ from pykvm.kvm.run import (
     READY_FOR_INTERRUPT_INJECTION,
     REQUEST_INTERRUPT_WINDOW,
 )
+from pykvm.machine.accesses import Accesses
 from pykvm.machine.kvmcpu import HALTED, KvmCpu
 from pykvm.memory.layout import PAGE
 from pykvm.x86 import entry
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pykvm.devices.bus import PortBus
+    from pykvm.devices.bus import PortBus, Reader, Writer
     from pykvm.devices.lapic import LocalApic
     from pykvm.kvm.vcpu import Vcpu
     from pykvm.machine.verdict import Cause
@@ -57,21 +58,29 @@ class ApicFirst(MemoryBus):
 
     def __init__(self, apic: LocalApic, bus: MemoryBus) -> None:
         super().__init__()
+        self.on_change = bus.on_change
         self._apic = apic
         self._bus = bus
 
-    def read(self, gpa: int, size: int) -> int:
+    def reader(self, gpa: int, size: int) -> tuple[Reader, int]:
         page = self._apic.page
         if page is not None and page <= gpa and gpa + size <= page + PAGE:
-            return self._apic.read(gpa - page, size) & (1 << 8 * size) - 1
-        return self._bus.read(gpa, size)
+            return self._apic.read, gpa - page
+        return self._bus.reader(gpa, size)
+
+    def writer(self, gpa: int, size: int) -> tuple[Writer, int]:
+        page = self._apic.page
+        if page is not None and page <= gpa and gpa + size <= page + PAGE:
+            return self._apic.write, gpa - page
+        return self._bus.writer(gpa, size)
+
+    def read(self, gpa: int, size: int) -> int:
+        read, place = self.reader(gpa, size)
+        return read(place, size) & (1 << 8 * size) - 1
 
     def write(self, gpa: int, size: int, value: int) -> None:
-        page = self._apic.page
-        if page is not None and page <= gpa and gpa + size <= page + PAGE:
-            self._apic.write(gpa - page, size, value)
-        else:
-            self._bus.write(gpa, size, value)
+        write, place = self.writer(gpa, size)
+        write(place, size, value)
 
 
 class UserInterruptCpu(KvmCpu):
@@ -88,6 +97,8 @@ class UserInterruptCpu(KvmCpu):
         self.kick: Callable[[], None] = self.wake
         self._thread = 0  # the identity of the vCPU's own, once it runs
         self._base: int | None = None  # IA32_APIC_BASE, as the APIC knows it
+        self._cr8 = 0  # the same, as it was put into the run page
+        self._attention = True  # there is something to see to before the next entry
         self._halted = False
         self._asleep = False
         self._news = threading.Event()
@@ -102,6 +113,7 @@ class UserInterruptCpu(KvmCpu):
         self._base = apic.read_msr(IA32_APIC_BASE)
         self._vcpu.set_sregs({"apic_base": self._base})
         self._mmio = ApicFirst(apic, self._mmio)
+        self._accesses = Accesses(self._page, self._ports, self._mmio)
 
     def run(self) -> Cause | None:
         self._thread = threading.get_ident()
@@ -110,6 +122,7 @@ class UserInterruptCpu(KvmCpu):
     # What the APIC says, on any thread, under the device lock
 
     def changed(self) -> None:
+        self._attention = True
         if self._apic.has_interrupt():
             self._tell()
 
@@ -126,7 +139,8 @@ class UserInterruptCpu(KvmCpu):
         self._tell()
 
     def _tell(self) -> None:
-        """Have the vCPU look. Its own thread does so anyway, before each entry and when it wakes."""
+        """Have the vCPU look. Its own thread does so anyway, before the next entry and when it wakes."""
+        self._attention = True
         if self._asleep:
             self._news.set()
         elif threading.get_ident() != self._thread:
@@ -135,23 +149,37 @@ class UserInterruptCpu(KvmCpu):
     # Into the guest and out again
 
     def _enter_with_interrupts(self) -> int:
-        page, apic = self._page, self._apic
-        u8, u64 = page.u8, page.u64
-        if (self._halted or apic.waiting) and not self._sleep():
+        """KVM_RUN, as ``Vcpu.run``; where nothing has changed since the last it is that and two looks."""
+        if self._attention and not self._see_to():
             return EINTR
+        vcpu = self._vcpu
+        left = vcpu.enter() and vcpu.left()
+        u64 = self._page.u64
+        if u64[CR8] != self._cr8 or u64[APIC_BASE] != self._base:
+            self._follow()
+        return left
+
+    def _see_to(self) -> bool:
+        """Sleep, or make the interrupt that is due known to KVM; False where a kick ended the sleep."""
+        apic, u8 = self._apic, self._page.u8
+        self._attention = False  # before looking: what comes after sets it again
+        if (self._halted or apic.waiting) and not self._sleep():
+            self._attention = True
+            return False
         if self._nmi or self._init or self._sipi is not None:
             self._do_as_told()
         window = 0
         if apic.has_interrupt():
             if u8[READY_FOR_INTERRUPT_INJECTION]:
                 self._inject()
-            window = int(apic.has_interrupt())
+            if apic.has_interrupt():
+                window = 1
+                self._attention = True
         u8[REQUEST_INTERRUPT_WINDOW] = window
-        u64[CR8] = apic.cr8
-        number = self._vcpu.run()
-        if u64[CR8] != apic.cr8 or u64[APIC_BASE] != self._base:
-            self._follow()
-        return number
+        self._page.u64[CR8] = self._cr8 = apic.cr8
+        if self._halted or apic.waiting:
+            self._attention = True
+        return True
 
     def _inject(self) -> None:
         with self._lock:
@@ -168,8 +196,11 @@ class UserInterruptCpu(KvmCpu):
             if u64[APIC_BASE] != self._base:
                 self._base = base = u64[APIC_BASE]
                 self._apic.write_msr(IA32_APIC_BASE, base)
-            if u64[CR8] != self._apic.cr8:
+                self._accesses.memory.clear()
+                self._attention = True
+            if u64[CR8] != self._cr8:
                 self._apic.cr8 = u64[CR8] & 0xF
+                self._cr8 = u64[CR8]
 
     def _sleep(self) -> bool:
         """Wait until the CPU, halted or not yet started, has a reason to run; False where a kick came."""
@@ -222,7 +253,7 @@ class UserInterruptCpu(KvmCpu):
     # Exits
 
     def _hlt(self) -> None:
-        self._halted = True
+        self._halted = self._attention = True
 
     def _internal_error(self) -> Cause | None:
         cause = super()._internal_error()
@@ -243,6 +274,8 @@ class UserInterruptCpu(KvmCpu):
         if "sregs" in parts:
             self._base = parts["sregs"].get("apic_base", self._base)
         super().load(parts)
+        self._attention = True
+        self._accesses.memory.clear()  # its APIC may be elsewhere
         self._page.u8[READY_FOR_INTERRUPT_INJECTION] = 0
 
     def halted_for_ever(self) -> bool:

@@ -11,7 +11,7 @@ from doubles import Clock
 from pykvm.devices import lapicregisters as reg
 from pykvm.devices.bus import MemoryBus, PortBus
 from pykvm.kvm import abi, run
-from pykvm.kvm.abi import KVM_EXIT_HLT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR
+from pykvm.kvm.abi import KVM_EXIT_HLT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR
 from pykvm.machine.controllers import Controllers
 from pykvm.machine.interrupts import IsaLines
 from pykvm.machine.usercpu import UserInterruptCpu
@@ -38,6 +38,12 @@ class Vcpu:
         self.steps = []
         self.events = []
         self.sregs_set = {}
+
+    def left(self):
+        return EINTR
+
+    def enter(self):
+        return -1 if self.run() else 0
 
     def run(self):
         if self.page.u8[run.IMMEDIATE_EXIT]:
@@ -71,10 +77,10 @@ class Machine:
     def __init__(self):
         self.vcpu, self.lock = Vcpu(), threading.Lock()
         mmio = MemoryBus()
-        controllers = Controllers(Clock(), PortBus(), mmio, {})
-        self.lines = IsaLines(controllers.input)
+        self.controllers = Controllers(Clock(), PortBus(), mmio, {})
+        self.lines = IsaLines(self.controllers.input)
         self.cpu = UserInterruptCpu(self.vcpu, PortBus(), mmio, None, self.lock)
-        self.apic = controllers.add_apic(0, self.cpu, NO_CPUID, lambda: 0, 1)
+        self.apic = self.controllers.add_apic(0, self.cpu, NO_CPUID, lambda: 0, 1)
         self.cpu.connect(self.apic)
         self.apic.write(reg.SVR, 4, 0x1FF)
         self.kicks = 0
@@ -249,6 +255,84 @@ def test_a_task_priority_below_the_class_of_cr8_stays(machine):
     machine.apic.write(reg.TPR, 4, 0x5F)
     machine.plays(machine.ready())
     assert machine.apic.read(reg.TPR, 4) == 0x5F
+
+
+def test_a_task_priority_by_memory_is_cr8_at_the_next_entry(machine):
+    seen = []
+
+    def writes():
+        page = machine.vcpu.page
+        page.u64[run.MMIO_GPA], page.u32[run.MMIO_LEN] = 0xFEE0_0000 + reg.TPR, 4
+        page.u8[run.MMIO_IS_WRITE] = 1
+        page.u64[run.MMIO_DATA // 8] = 0x70
+        return KVM_EXIT_MMIO
+
+    def looks():
+        seen.append(machine.u64[run.CR8])
+        return KVM_EXIT_SET_TPR
+
+    machine.plays(looks, looks, writes, looks, looks)
+    assert seen == [0, 0, 7, 7]
+
+
+def test_its_registers_are_where_the_base_says_also_when_they_were_used_before(machine):
+    def writes(page_at, value):
+        def step():
+            page = machine.vcpu.page
+            page.u64[run.MMIO_GPA], page.u32[run.MMIO_LEN] = page_at + reg.TPR, 4
+            page.u8[run.MMIO_IS_WRITE] = 1
+            page.u64[run.MMIO_DATA // 8] = value
+            return KVM_EXIT_MMIO
+
+        return step
+
+    def moves():
+        machine.u64[run.APIC_BASE] = 0xFED5_0900
+        return KVM_EXIT_IRQ_WINDOW_OPEN
+
+    old, new = 0xFEE0_0000, 0xFED5_0000
+    machine.plays(writes(old, 0x20), writes(new, 0x30))
+    assert machine.apic.cr8 == 2
+    machine.plays(moves, writes(old, 0x40))
+    assert machine.apic.cr8 == 2
+    machine.plays(writes(new, 0x50))
+    assert machine.apic.cr8 == 5
+
+
+def test_a_window_is_asked_for_as_long_as_an_interrupt_waits(machine):
+    seen = []
+
+    def looks():
+        seen.append(machine.u8[run.REQUEST_INTERRUPT_WINDOW])
+        machine.u8[run.READY_FOR_INTERRUPT_INJECTION] = 0
+        return KVM_EXIT_SET_TPR
+
+    machine.plays(looks)
+    machine.send(0x40)
+    assert machine.plays(looks, looks, machine.ready(), looks)[-3:] == [0x40, "run", "run"]
+    assert seen == [0, 1, 1, 0]
+
+
+def test_a_cpu_that_init_stops_sleeps_until_its_sipi_and_takes_kicks(machine):
+    second = UserInterruptCpu(Vcpu(), PortBus(), MemoryBus(), None, machine.lock)
+    second.connect(machine.controllers.add_apic(1, second, NO_CPUID, lambda: 0, 1))
+    for _ in range(3):  # not yet started: a kick ends the sleep, and the next run sleeps again
+        second.wake()
+        assert second.run() is None
+    assert second._vcpu.events == []
+    with machine.lock:
+        second._apic.accept(6, 0x12, False)
+    second._vcpu.steps = [lambda: None]
+    while second._vcpu.steps:
+        assert second.run() is None
+    assert second._vcpu.events == ["cleared", "run"]
+    assert second._vcpu.sregs_set["cs"]["base"] == 0x12000
+    with machine.lock:
+        second._apic.accept(5, 0, False)
+    for _ in range(3):
+        second.wake()
+        assert second.run() is None
+    assert second._vcpu.events == ["cleared", "run", "cleared"]
 
 
 def test_the_page_follows_the_base_that_kvm_tells_of(machine):
