@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import guest_programs as guests
 from guest_programs import Failure
+from rows import MOST, RATIO, SPEED, Row
 from watched import Watched
 
 TYPE_CHECKING = False
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
 
 SIDES = ("translate", "tcg")
 LONG = 600.0  # seconds for one guest
-
-#: How a measured pair is judged.
-RATIO = "ratio"  # pykvm's time by TCG's: at most
-SPEED = "speed"  # TCG's time by pykvm's: at least
-MOST = "most"  # pykvm's own number: at most
 
 
 @dataclass(frozen=True)
@@ -68,54 +64,6 @@ PIECES = (
     ),
     Piece("idle", "idle", (("idle", MOST, 0.1, "s"),), "CPU time of an idle guest in 10 s"),
 )
-
-
-@dataclass
-class Row:
-    """One floor and what was measured for it: numbers of both sides."""
-
-    name: str
-    judged: str
-    limit: float
-    unit: str
-    about: str
-    ours: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
-
-    @property
-    def value(self) -> float | None:
-        """What is held against the limit; None where a side has no number."""
-        if not self.ours or (self.judged != MOST and not self.theirs):
-            return None
-        if self.judged == MOST:
-            return min(self.ours)
-        ours, theirs = min(self.ours), min(self.theirs)
-        return ours / theirs if self.judged == RATIO else theirs / ours
-
-    @property
-    def holds(self) -> bool:
-        value = self.value
-        if value is None:
-            return False
-        return value >= self.limit if self.judged == SPEED else value <= self.limit
-
-    def told(self) -> dict[str, object]:
-        """As plain data."""
-        return {**vars(self), "value": self.value, "holds": self.holds}
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as text."""
-    lines = [f"{'piece':<14}{'pykvm':>12}{'TCG':>12}{'value':>9}  {'floor':<10}      what"]
-    for row in rows:
-        ours, theirs = (f"{min(side):.3f} {row.unit}" if side else "none" for side in (row.ours, row.theirs))
-        value = "none" if row.value is None else f"{row.value:.2f}"
-        sign = "≥" if row.judged == SPEED else "≤"
-        mark = "holds" if row.holds else "MISSED"
-        lines.append(
-            f"{row.name:<14}{ours:>12}{theirs:>12}{value:>9}  {sign} {row.limit:<5g} {mark:<6}  {row.about}"
-        )
-    return "\n".join(lines)
 
 
 class Bench:

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 from guest_programs import Failure
-from pairs import MOST, PIECES, RATIO, SPEED, Row, table
+from monitors import Measure, measured
+from pairs import PIECES
+from rows import MOST, RATIO, SPEED, Row, table
 from watched import Watched
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
@@ -31,12 +33,34 @@ def row(judged: str, limit: float, ours: list[float], theirs: list[float]) -> Ro
 )
 def test_a_floor_is_judged_by_the_minima(measured, value, holds):
     assert (measured.value, measured.holds) == (value, holds)
-    assert ("holds" if holds else "MISSED") in table([measured]).split("\n")[1]
+    assert ("holds" if holds else "MISSED") in table([measured], "TCG").split("\n")[1]
 
 
 def test_every_floor_has_a_name_of_its_own():
     names = [what for piece in PIECES for what, *_ in piece.limits]
     assert len(set(names)) == len(names)
+
+
+def test_both_sides_run_in_turn_and_one_that_fails_is_told_of():
+    order = []
+
+    def side(name, result):
+        def run():
+            order.append(name)
+            if result is None:
+                raise Failure("no")
+            return result
+
+        return run
+
+    good, bad = row(RATIO, 2.0, [], []), row(RATIO, 2.0, [], [])
+    measures = [
+        Measure("good", (good,), side("ours", {"x": 3.0}), side("theirs", {"x": 2.0}), "peer"),
+        Measure("bad", (bad,), side("broken", None), side("theirs", {"x": 2.0, "y": 1.0}), "peer"),
+    ]
+    assert measured(measures, 2, lambda text: None) == ["bad, pykvm: no"] * 2
+    assert order == ["ours", "theirs", "broken", "theirs"] * 2
+    assert (good.value, bad.value) == (1.5, None)
 
 
 def test_a_process_is_watched_until_it_says_something(tmp_path):

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-TICKS = os.sysconf("SC_CLK_TCK")
+PROCESS_CLOCK = 2  # CPUCLOCK_SCHED of a whole process (linux/posix-timers.h)
 SETTLE = 3.0  # seconds after the prompt until a guest counts as idle
 
 
@@ -72,26 +72,32 @@ class Watched:
         return self.seen[-1500:].decode(errors="replace")
 
     def cpu_seconds_in(self, seconds: float) -> float:
-        """CPU time of all its threads while nothing is asked of the guest (proc(5), /proc/PID/stat)."""
+        """CPU time of all its threads while nothing is asked of the guest."""
         time.sleep(SETTLE)
-        before = self._cpu_ticks()
+        before = self.cpu_seconds()
         time.sleep(seconds)
-        return (self._cpu_ticks() - before) / TICKS
+        return self.cpu_seconds() - before
 
-    def _cpu_ticks(self) -> int:
-        with open(f"/proc/{self._process.pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])  # utime, stime
+    def cpu_seconds(self) -> float:
+        """CPU time of all its threads so far, by its CPU clock (clock_getcpuclockid(3))."""
+        return time.clock_gettime(~self._process.pid << 3 | PROCESS_CLOCK)
 
     def beyond(self, guest: int) -> int:
         """Resident bytes less the guest's RAM, which is the one mapping of ``guest`` bytes."""
+        return self._without_guest(guest, "Rss:")
+
+    def own(self, guest: int) -> int:
+        """The same, with each page divided by the number of processes that share it."""
+        return self._without_guest(guest, "Pss:")
+
+    def _without_guest(self, guest: int, what: str) -> int:
         total, size = 0, 0
         of_guest = []
         with open(f"/proc/{self._process.pid}/smaps") as file:
             for line in file:
                 if line.startswith("Size:"):
                     size = int(line.split()[1]) << 10
-                elif line.startswith("Rss:"):
+                elif line.startswith(what):
                     resident = int(line.split()[1]) << 10
                     total += resident
                     if size == guest:
