@@ -19,6 +19,7 @@ TCG_BY_CHANCE = {
 """Facts in which QEMU 7.2 differs in some runs."""
 
 TCG: dict[str, dict[str, str]] = {
+    "lme": {"nopae": "such a write of CR0 does nothing"},
     "tasks": {"badfs": "a fault of the new task is given the old task's EIP"},
     "doublefault": {"ud": "EXT is not set where the delivery of an exception faults (SDM vol. 3 §6.13)"},
     "paging32": {"rsvd": _RSVD},
@@ -113,14 +114,28 @@ _LOADERS = ("boot-elf32", "boot-elf64", "boot-multiboot", "boot-multiboot2", "bo
 TCG_CANNOT: dict[str, str] = {
     "control": "paging without protection resets it",
     "deadline": "no TSC-deadline timer, no x2APIC",
+    "nogdt": "where nothing is it reads 0, which is no descriptor",
     "unmapped": "where nothing is it reads 0, which is code",
     **dict.fromkeys(_LOADERS, "it prints what its loader has put where"),
 }
 """Kernels that QEMU 7.2 can't run at all."""
 
+KVM = {"unmapped": {"tables": "a page table where no memory is reads as none, or as what it maps"}}
+"""Any KVM (seen: Linux 6.12, 6.18). On a fault in the page walk its emulator takes the table's address for
+that of the access, where both have the same offset in their pages."""
+
+KVM_CANNOT = {
+    "nogdt": "KVM reads no descriptor where no memory is and begins the instruction again, for ever"
+}
+"""Kernels that no KVM can run, also with QEMU in pykvm's place."""
+
 _NO_SYSENTER = "SYSENTER in 64-bit mode is #UD, as on an AMD processor"
 
 LAB: dict[str, dict[str, str]] = {
+    "control": {
+        **dict.fromkeys(("cr4high", "cr8high"), _RESERVED),
+        "cr3high": "VMEXIT_INVALID, where the processor raises #GP",
+    },
     "breakpoints": dict.fromkeys(("io", "ioip", "iodr6"), "no breakpoint on a port is raised"),
     "cpuid": {"brand": "no brand string"},
     "deadline": {"eoi1": "x2APIC's EOI takes a number that is not 0"},
@@ -133,13 +148,15 @@ LAB: dict[str, dict[str, str]] = {
 """KVM on AMD-V in the lab, beyond what its CPU, QEMU's, does in its own way: what was seen, not why."""
 
 LAB_CANNOT = {
-    "control": "the lab's whole machine stands still at it; the cause is not found",
-    "unmapped": "it stops where FS is loaded from a GDT in no memory; the cause is not found",
+    "lme": "the lab's machine stands still: on a VM's exit QEMU's CPU loses CR0.PG",
 }
-"""Kernels that the lab can't run."""
+"""Kernels that the lab can't run, also with QEMU in pykvm's place. Its CPU's VMEXIT (do_vmexit in
+target/i386/tcg/sysemu/svm_helper.c; 7.2) loads the host's CR0 while EFER and CR4 are still the guest's. With
+LME and without PAE cpu_x86_update_cr0 then does nothing, and the host goes on without paging."""
 
-LAB_STATUS = {"rings": 125}
-"""What else a kernel ends with there: of rings VMRUN refuses a CS with L and D, which QEMU has loaded."""
+LAB_STATUS = {"control": 125, "rings": 125}
+"""What else a kernel ends with there, also with QEMU in pykvm's place: VMRUN refuses what that CPU has loaded
+without #GP, a CS with both L and D (rings); and reserved bits of CR3 end in VMEXIT_INVALID (control)."""
 
 _LATE = "interrupts come late: up to 1024 instructions are interpreted in a row"
 _NO_FPU = "x87 and SSE are not interpreted"
@@ -188,7 +205,6 @@ EMULATING_KVM_CANNOT: dict[str, str] = {
     "sse": _NO_FPU,
     "syscall": "SYSCALL from ring 3 stays there",
     "sysenter": "SYSENTER in 64-bit mode saves nothing",
-    "unmapped": "code where nothing is ends in no fault",
     "unreal": "limits of segments are lost in real mode",
     "v86": "no INT, PUSHF or ports in virtual-8086 mode",
     "x87": _NO_FPU,

@@ -58,14 +58,6 @@ main:   say     "control:"
         mov     ecx, 0x12345678
         try     "rdmsr", rdmsr
         try     "wrmsr", wrmsr
-        ; Paging with LME and without PAE.
-        mov     ecx, EFER
-        mov     eax, 1 << 8
-        wrmsr
-        mov     eax, cr0
-        mov     ecx, eax
-        bts     ecx, 31
-        try     "lmenopae", mov cr0, ecx
         enter_long
         mov     ecx, EFER
         rdmsr
@@ -87,8 +79,6 @@ main:   say     "control:"
         mov     rax, cr4
         bts     rax, 40
         try     "cr4high", mov cr4, rax
-        mov     rax, 1 << 60 | PML4
-        try     "cr3high", mov cr3, rax
         mov     eax, 0x10
         try     "cr8high", mov cr8, rax
         mov     eax, 5
@@ -100,5 +90,7 @@ main:   say     "control:"
         mov     dword [rbx], 0x73
         mov     rcx, cr8
         fact    "tprto8", rcx
+        mov     rax, 1 << 60 | PML4
+        try     "cr3high", mov cr3, rax
         finish
         bits    32

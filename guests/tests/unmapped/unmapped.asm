@@ -1,5 +1,5 @@
 ; Where no RAM is: reads of nothing, writes to it, code from it, from a device's page and from ROM's place, a
-; jump beyond all memory, and an IDT and a stack there. What such memory reads is all ones.
+; jump beyond all memory, a page table and a stack there. What such memory reads is all ones.
 
 %include "pc.inc"
 %include "long.inc"
@@ -35,15 +35,6 @@ main:   say     "unmapped:"
         mov     eax, NOTHING
         try     "call", call eax
         try     "jump", jmp eax
-        ; A descriptor table that reads all ones.
-        lgdt    [ones]
-        mov     eax, USER_DATA
-        mov     fs, eax                         ; present, DPL 3, but its type is conforming code
-        mov     eax, fs
-        fact    "fs", eax
-        lgdt    [gdt_pointer]
-        mov     eax, USER_DATA
-        mov     fs, eax
         enter_long
         ; 1 GiB and up: tables beyond RAM read all ones, which has reserved bits set.
         mov     qword [PDPT + 8 * 4], DIRECTORIES | 7
@@ -79,9 +70,3 @@ main:   say     "unmapped:"
         fact    "stack", rcx
         finish
         bits    32
-
-[section .data align=4]
-ones:   dw      0x1ff
-        dd      NOTHING
-        dd      0
-__?SECT?__
