@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import EDQUOT, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS
+
 
 class PykvmError(Exception):
     """An error that a user can read: ``where: what; remedy``.
@@ -44,3 +46,32 @@ class InternalError(PykvmError):
     """A fault of pykvm itself (EX_SOFTWARE)."""
 
     status = 70
+
+
+# What the host may refuse to anybody at any time, and what to do about it.
+REFUSALS = {
+    EMFILE: "raise the limit that `ulimit -n` shows",
+    ENFILE: "end some other programs",
+    ENOMEM: "free some, or give the machine less",
+    ENOSPC: "make room, or write elsewhere",
+    EDQUOT: "make room, or write elsewhere",
+    EROFS: "write elsewhere",
+    EIO: "look at what the host's kernel says of its disks (dmesg)",
+}
+NO_THREAD = "can't start new thread"  # what Python calls an EAGAIN of pthread_create
+
+
+def refusal(error: BaseException) -> HostError | None:
+    """``error``, which nobody expected, as the host's refusal, where it is one and no fault of ours."""
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        what = (error.strerror or str(error)).lower()
+        where = error.filename if isinstance(error.filename, str) else ""
+        return HostError(what, where=where, remedy=REFUSALS[error.errno])
+    if isinstance(error, MemoryError):
+        return HostError("the host has no memory left", remedy=REFUSALS[ENOMEM])
+    if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
+        return HostError(
+            "the host lets no more threads start",
+            remedy="raise the limit that `ulimit -u` shows, or the container's on processes",
+        )
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from stat import S_ISREG
 
-from pykvm.errors import InputError
+from pykvm.errors import InputError, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class Image:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             what = f"cannot be read: {error.strerror}"
-            raise InputError(what, where=name, remedy="check the path and its permissions") from None
+            remedy = "check the path and its permissions"
+            raise refusal(error) or InputError(what, where=name, remedy=remedy) from None
         status = os.fstat(fd)
         if not S_ISREG(status.st_mode):
             os.close(fd)
@@ -99,7 +100,7 @@ class Image:
             try:
                 count = os.preadv(self._fd, [target[done:]], offset + done)
             except OSError as error:
-                raise self.error(f"cannot be read: {error.strerror}") from None
+                raise refusal(error) or self.error(f"cannot be read: {error.strerror}") from None
             if count == 0:
                 raise self.error("was cut short while it was read")
             done += count

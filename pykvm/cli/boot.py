@@ -207,6 +207,4 @@ def _cause_of(error: BaseException) -> Cause:
         return verdict.signal(2, "SIGINT")
     if isinstance(error, Signalled):
         return verdict.signal(error.number, error.name)
-    if isinstance(error, MemoryError):
-        return verdict.fault(HostError("the host has no memory left"))
     return verdict.fault(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pykvm.cli.options import Parser, configuration, machine_options
+from pykvm.cli.output import show
 from pykvm.config.model import SerialConfig
 from pykvm.config.sizes import show_size
 from pykvm.guests.kernels import resolve
@@ -45,9 +46,9 @@ def run(arguments: Sequence[str]) -> int:
     if given.json:
         import json
 
-        print(json.dumps(told, indent=2))
+        show(json.dumps(told, indent=2))
     else:
-        print("\n".join(_words(told)))
+        show("\n".join(_words(told)))
     return 0
 
 

@@ -6,6 +6,7 @@ import os
 
 from pykvm.cache import Cache
 from pykvm.cli.options import Parser
+from pykvm.cli.output import show
 from pykvm.config import load
 from pykvm.errors import UsageError
 from pykvm.guests import find, names
@@ -46,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         return _update(given.name, kernel, progress, yes=given.yes)
     made = resolve(kernel, progress, yes=given.yes)
     for path in (made.image, *made.initrd):
-        print(path)
+        show(path)
     return 0
 
 
@@ -55,7 +56,7 @@ def _list() -> int:
     width = max(map(len, names()))
     for name in names():
         states = [_state(part, cache) for part in _made_parts(_kernel(name))]
-        print(f"{name:{width}}  {'; '.join(states) or 'comes with pykvm'}")
+        show(f"{name:{width}}  {'; '.join(states) or 'comes with pykvm'}")
     return 0
 
 
@@ -85,7 +86,7 @@ def _remove(name: str, kernel: KernelConfig) -> int:
         else recipe.remove(part.removeprefix(RECIPE), cache)
         for part in _made_parts(kernel)
     ]
-    print(f"{name}: removed" if any(removed) else f"{name}: nothing was there")
+    show(f"{name}: removed" if any(removed) else f"{name}: nothing was there")
     return 0
 
 
@@ -99,7 +100,7 @@ def _update(name: str, kernel: KernelConfig, progress: Progress, *, yes: bool) -
             line = debian.update(part.removeprefix(DEBIAN), cache, progress)
         else:
             line = recipe.update(part.removeprefix(RECIPE), cache, progress, yes=yes)
-        print(f"{name}: {' '.join(line.split()[:2])}")
+        show(f"{name}: {' '.join(line.split()[:2])}")
     return 0
 
 

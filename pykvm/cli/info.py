@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from pykvm.cli.options import Parser
+from pykvm.cli.output import show
 from pykvm.errors import HostError
 from pykvm.host.backend import translation_impossible, with_kvm, without_kvm
 from pykvm.host.facts import facts
@@ -41,9 +42,9 @@ def run(arguments: Sequence[str]) -> int:
     if given.json:
         import json  # late: only for programs
 
-        print(json.dumps(told, indent=2))
+        show(json.dumps(told, indent=2))
     else:
-        print("\n".join(words(told)))
+        show("\n".join(words(told)))
     return 0 if told["backend"] else HostError.status
 
 

@@ -6,7 +6,8 @@ import os
 import sys
 
 from pykvm.cli.ending import Signalled, raise_on_signals
-from pykvm.errors import PykvmError, UsageError
+from pykvm.cli.output import show
+from pykvm.errors import PykvmError, UsageError, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,26 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_standard_descriptors()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = _run(words)
-        if sys.stdout is not None:  # we may have been started without
-            sys.stdout.flush()
-        return status
-    except PykvmError as error:
-        _say(f"pykvm: {error}")
-        return error.status
+        return _status(words)
     except KeyboardInterrupt:
         return 130
     except Signalled as ended:
         _say(f"pykvm: stopped by {ended.name}")
         return 128 + ended.number
+
+
+def _status(words: list[str]) -> int:
+    """Run the command line. Raises only what a signal does, which may come while an error is told as well."""
+    try:
+        return _run(words)
+    except PykvmError as error:
+        _say(f"pykvm: {error}")
+        return error.status
     except BrokenPipeError:
-        # Whoever read our output is gone; so that the flush at exit doesn't fail once more:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
-    except MemoryError:
-        _say("pykvm: the host has no memory left; free some, or give the machine less")
-        return 69
     except Exception as error:
+        refused = refusal(error)
+        if refused is not None:
+            _say(f"pykvm: {refused}")
+            return refused.status
         if os.environ.get("PYKVM_DEBUG"):
             raise
         _say(
@@ -81,12 +84,12 @@ def _run(words: list[str]) -> int:
     verb = words[0] if words else "--help"
     if verb in ("-h", "--help", "help"):
         verbs = "\n".join(f"  {name:8}{text}" for name, text in VERBS.items())
-        print(HELP.format(verbs=verbs))
+        show(HELP.format(verbs=verbs))
         return 0 if words else UsageError.status
     if verb in ("-V", "--version"):
         from pykvm import __version__
 
-        print(f"pykvm {__version__}")
+        show(f"pykvm {__version__}")
         return 0
     if verb not in VERBS:
         from difflib import get_close_matches  # late: only where something is wrong

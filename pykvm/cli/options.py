@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from pykvm.cli.output import show
 from pykvm.config import defaults_for, load
 from pykvm.config.override import Override
 from pykvm.errors import InputError, UsageError
@@ -28,7 +29,10 @@ SHORT_FORMS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Whose errors are ours: one sentence, status 64."""
+    """Whose errors are ours: one sentence, status 64; and whose help is printed as all else is."""
+
+    def print_help(self, file: object = None) -> None:
+        show(self.format_help().rstrip())
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, where=self.prog.removeprefix("pykvm "), remedy=f"see {self.prog} --help")
@@ -98,7 +102,8 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
         raise InputError(
             "there is no such file, and no shipped guest of that name", where=given, remedy=remedy
         )
-    if given.endswith((".yaml", ".yml")) or _is_text(given):
+    # What is no regular file is refused as an image is: a pipe would be waited for, and can't be read twice.
+    if os.path.isfile(given) and (given.endswith((".yaml", ".yml")) or _is_text(given)):
         return load(given, changes)
     return defaults_for(given, changes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pykvm.cli.options import Parser
+from pykvm.cli.output import show
 from pykvm.config import jsonschema
 
 TYPE_CHECKING = False
@@ -15,5 +16,5 @@ def run(arguments: Sequence[str]) -> int:
     Parser(prog="pykvm schema", description="Print the JSON Schema of the machine file.").parse_args(
         arguments
     )
-    print(jsonschema.text())
+    show(jsonschema.text())
     return 0

@@ -11,7 +11,7 @@ from pykvm.config.override import override
 from pykvm.config.parse import MOST_BYTES, decode, parse
 from pykvm.config.ports import SERIAL_COUNT, SERIAL_PORTS, board_ports
 from pykvm.config.schema import MACHINE, NAME
-from pykvm.errors import InputError, UsageError
+from pykvm.errors import InputError, UsageError, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def _contents(path: str) -> bytes:
             return file.read(MOST_BYTES + 1)
     except OSError as error:
         what = f"cannot be read: {error.strerror}"
-        raise InputError(what, where=path, remedy="check the path and its permissions") from None
+        remedy = "check the path and its permissions"
+        raise refusal(error) or InputError(what, where=path, remedy=remedy) from None
 
 
 def _absolute(path: str) -> str:

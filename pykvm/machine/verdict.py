@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pykvm.errors import refusal
 from pykvm.frozen import frozen
 
 TYPE_CHECKING = False
@@ -109,6 +110,7 @@ def signal(number: int, name: str) -> Cause:
 
 def fault(error: BaseException) -> Cause:
     """A fault of pykvm or of the host under it: an exception that a thread of the machine let through."""
+    error = refusal(error) or error
     status = getattr(error, "status", FAULT)
     text = str(error) or type(error).__name__
     sentence = text if hasattr(error, "status") else f"pykvm has a fault: {type(error).__name__}: {text}"

@@ -312,3 +312,11 @@ def test_a_report_that_cannot_be_written_hides_no_other_error(pykvm):
 
 def test_serial_ports_are_checked_where_they_are_built():
     assert {name: port for name, (port, _) in COM_PORTS.items()} == SERIAL_PORTS
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.yaml"])
+def test_a_pipe_is_refused_and_not_waited_for(refused, name):
+    os.mkfifo(name)
+    status, sentence = refused("check", name)
+    assert status == 65
+    assert sentence.endswith(f"{name}: is not a regular file; name the file that holds the image")
