@@ -2,7 +2,7 @@
 
 While a machine runs, ``machine.session`` has handlers of its own. Before (a guest is fetched or built) and
 after that, without this, a signal would kill the process between two lines: with a half-drawn line on the
-terminal, work left in the cache, and no report. SIGINT needs nothing: Python makes it KeyboardInterrupt.
+terminal, work left in the cache, and no report.
 """
 
 from __future__ import annotations
@@ -24,17 +24,34 @@ class Signalled(BaseException):
 
 
 def raise_on_signals() -> None:
-    """Raise ``Signalled`` in the main thread when one of ENDING comes.
+    """Raise ``Signalled`` in the main thread when one of ENDING comes, KeyboardInterrupt at SIGINT.
 
     One that was ignored when we were started (``nohup``) stays so, and one that somebody handles is his.
     """
     import signal  # late: it imports enum, which the verbs need anyway, but not all that main does
 
-    def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # who sends it once more means it
-        raise Signalled(number, signal.Signals(number).name)
-
     for name in ENDING:
         number = signal.Signals[name]
         if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, end)
+            signal.signal(number, _end)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def die_of_signals() -> None:
+    """Take back ``raise_on_signals``: nothing is left to clean up, and nobody to catch an exception."""
+    import signal
+
+    for name in ENDING:
+        number = signal.Signals[name]
+        if signal.getsignal(number) is _end:
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    import signal
+
+    signal.signal(number, signal.SIG_DFL)  # who sends it once more means it
+    raise Signalled(number, signal.Signals(number).name)

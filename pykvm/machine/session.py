@@ -312,15 +312,21 @@ class Session:
             self.machine.post(verdict.expected(text.decode()))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Only note it: the main thread may hold a lock here. ``wait`` wakes and looks at the notes."""
-        self._signals.append(number)
+        """Only note it: the main thread may hold a lock here. ``wait`` wakes and looks at the notes.
+
+        SIGTSTP goes before all others: of those that came at once Python calls us by their numbers, so in
+        which order they came nobody knows, and a SIGCONT or an end before a stop would be in vain.
+        """
+        self._signals.insert(0 if number == signal.SIGTSTP else len(self._signals), number)
 
     def _take_signal(self, number: int) -> None:
         if number == signal.SIGTSTP:  # leave the terminal as a shell wants it, with the guest at rest
             self.machine.pause()
             for console in self.machine.consoles.values():
                 console.suspend()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # Who has sent something meanwhile doesn't send it again: we would stay stopped for ever.
+            if not self._signals:
+                os.kill(os.getpid(), signal.SIGSTOP)
         elif number == signal.SIGCONT:
             for console in self.machine.consoles.values():
                 console.resume()
