@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pykvm.translate.saved import Saved
 
 CODE_SIZE = 64 << 20
+MOST_BLOCKS = 100_000
+"""A guest can make blocks of one byte each, whose objects then take more memory than their code."""
 GRANULE = 64
 
 STALE = call_slot(SLOT["stale"])
@@ -97,16 +99,16 @@ class Blocks:
 
     @property
     def full(self) -> bool:
-        return self.used > self.mapping.size - 0x10000
+        return self.used > self.mapping.size - 0x10000 or len(self.all) >= MOST_BLOCKS
 
     def reset(self) -> None:
         """Throw all blocks away. The caller clears page checks and jump caches."""
         for gpa in self.at_gpa:
             self._flag(gpa, False)
         self.pages.clear()
-        self.by_id = [None] * len(self.by_id)  # ids are not used again
         for number in range(min(len(self.by_id), IDS)):
             self.gpas[number] = 0
+        self.by_id = [None]
         self.at_gpa.clear()
         self._granules.clear()
         self._starts.clear()
