@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from pykvm.debug.raising import walk_end, walk_of
 from pykvm.debug.subject import M64
 from pykvm.x86.disasm import disassemble, starts
@@ -19,6 +21,8 @@ BEFORE = 4
 AFTER = 4
 LONGEST = 15
 STACK_WORDS = 16
+ALIKE = 3
+"""More equal words in a row than these are told in two lines."""
 GATES = 32
 MOST_DESCRIPTORS = 12
 
@@ -44,7 +48,11 @@ def registers(subject: Subject) -> list[str]:
     lines.append(f"cr0 {sregs['cr0']:x} [{bits_text(sregs['cr0'], CR0)}] cr2 {sregs['cr2']:x}")
     lines.append(f"cr3 {sregs['cr3']:x} cr4 {sregs['cr4']:x} [{bits_text(sregs['cr4'], CR4)}]")
     lines.append(f"efer {sregs['efer']:x} [{bits_text(sregs['efer'], EFER)}]")
-    lines += (segment_text(register, sregs[register]) for register in (*SEGMENTS, "tr", "ldt"))
+    alike: dict[str, list[str]] = {}
+    for register in (*SEGMENTS, "tr", "ldt"):
+        alike.setdefault(segment_text("", sregs[register]).lstrip(), []).append(register)
+    width = max(len(" ".join(names)) for names in alike.values())
+    lines += (f"{' '.join(names):<{width}} {text}" for text, names in alike.items())
     return lines
 
 
@@ -54,10 +62,15 @@ def code(subject: Subject) -> list[str]:
     there = subject.peek(rip, LONGEST * AFTER)
     if not there:
         return [f"=> {rip:#x}: nothing can be read there"]
-    before = _before(subject, rip)
-    earlier = disassemble(before, rip - len(before), bits)[-BEFORE:] if before else []
     later = disassemble(there, rip, bits, AFTER)
-    return [*(f"   {line}" for line in earlier), f"=> {later[0]}", *(f"   {line}" for line in later[1:])]
+    return [*calling_code(subject, rip), f"=> {later[0]}", *(f"   {line}" for line in later[1:])]
+
+
+def calling_code(subject: Subject, end: int) -> list[str]:
+    """A few instructions that lead to address ``end``: the call, where that is a return address."""
+    before = _before(subject, end)
+    lines = disassemble(before, end - len(before), subject.cpu.bits)[-BEFORE:] if before else []
+    return [f"   {line}" for line in lines]
 
 
 def _before(subject: Subject, rip: int) -> bytes:
@@ -74,19 +87,29 @@ def _before(subject: Subject, rip: int) -> bytes:
 
 
 def stack(subject: Subject, symbols: Symbols | None) -> list[str]:
-    """The words at the stack's top; of those that look like return addresses, where they lead."""
+    """The words at the stack's top; of those that look like return addresses, where they lead.
+
+    Words that are all the same are told once.
+    """
     size = 8 if subject.cpu.bits == 64 else 4 if subject.cpu.bits == 32 else 2
-    lines = []
+    words: list[tuple[int, int | None]] = []
     for number in range(STACK_WORDS):
         place = subject.stack + number * size & M64
-        word = subject.word(place, size)
+        words.append((place, subject.word(place, size)))
+        if words[-1][1] is None:
+            break
+    lines = []
+    for word, group in groupby(words, key=lambda entry: entry[1]):
+        places = [place for place, _ in group]
         if word is None:
-            lines.append(f"{place:#x}: nothing can be read there")
+            lines.append(f"{places[0]:#x}: nothing can be read there")
             break
         note = "" if symbols is None else symbols.name(word)
         if size > 2 and is_return_address(subject, word):
             note = f"{note} (a return address: a call is before it)".strip()
-        lines.append(f"{place:#x}: {word:0{2 * size}x} {note}".rstrip())
+        told = [f"{place:#x}: {word:0{2 * size}x} {note}".rstrip() for place in places]
+        alike = len(told) > ALIKE
+        lines += [told[0], f"{places[-1]:#x}: the same up to here"] if alike else told
     return lines
 
 

@@ -38,6 +38,7 @@ RESET_VECTOR = (0xFFF0, 0xF000)
 # The order of the sections in the text: the key in the data, the heading
 SECTIONS = (
     ("instructions", "code"),
+    ("calling_code", "code that led there"),
     ("registers", "registers"),
     ("walk_rip", "page walk of rip"),
     ("walk_cr2", "page walk of cr2"),
@@ -188,7 +189,7 @@ def _explain(
             )
             found["try"] = EXACT
             return
-        _tell(found, follow(subject, fault, source))
+        _tell(found, subject, follow(subject, fault, source))
     elif kind == "entry":
         wrong = refused(subject.cpu.regs, subject.cpu.sregs)
         found["what"] = f"the CPU refused to run the state at rip {rip:#x}" + (
@@ -225,7 +226,7 @@ def _given_up(found: dict[str, Any], subject: Subject) -> None:
         found["try"] = "run it with `--set backend=translate`"
 
 
-def _tell(found: dict[str, Any], chain: Chain) -> None:
+def _tell(found: dict[str, Any], subject: Subject, chain: Chain) -> None:
     first = chain.links[0]
     found["what"] = raised_text(first.raised) + (f": {first.why.text}" if first.why else "")
     found["fault"] = {
@@ -248,9 +249,11 @@ def _tell(found: dict[str, Any], chain: Chain) -> None:
     ]
     found["triple"] = chain.triple
     if found.get("called_from") and first.why is not None and first.why.key in ASTRAY:
+        place = found["called_from"]
         found.setdefault("notes", []).append(
-            f"the stack's top is the return address {found['called_from']:#x}: the call before it led here"
+            f"the stack's top is the return address {place:#x}: the call before it led here"
         )
+        found["calling_code"] = _section(lambda: listing.calling_code(subject, place))
     if not chain.triple:
         found.setdefault("notes", []).append(
             "tried on a copy, this is delivered: the registers may be of a later moment"

@@ -60,7 +60,22 @@ def test_the_stack_names_what_it_holds():
     names = symbols.Symbols({CODE: "start"})
     lines = listing.stack(Subject(state, memory), names)
     assert lines[0] == "0x80000: 0000000000100009 start+0x9 (a return address: a call is before it)"
+    assert lines[1:] == ["0x80008: 0000000000000000", "0x80078: the same up to here"]
+
+
+def test_words_of_the_stack_that_differ_are_all_told():
+    state, memory = guest("")
+    for number in range(listing.STACK_WORDS):
+        memory.put_u64(STACK + 8 * number, number // listing.ALIKE)
+    lines = listing.stack(Subject(state, memory), None)
     assert len(lines) == listing.STACK_WORDS
+    assert lines[-1] == f"{STACK + 8 * (listing.STACK_WORDS - 1):#x}: 0000000000000005"
+
+
+def test_segment_registers_that_are_the_same_share_a_line():
+    state, memory = guest("")
+    lines = listing.registers(Subject(state, memory))
+    assert any(line.startswith("es ss ds fs gs ") for line in lines), lines
 
 
 def test_the_stack_of_real_mode_has_words_of_16_bits():

@@ -256,6 +256,7 @@ def test_a_null_call_is_traced_to_its_return_address():
 
     found = examined("", called)
     assert found["called_from"] == CODE + 2
+    assert found["calling_code"][-1].split(maxsplit=1)[1].endswith("call rax")
     assert "the return address 0x100002: the call before it led here" in "\n".join(postmortem.lines(found))
 
 
