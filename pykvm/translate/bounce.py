@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pykvm.x86.execute.linear import Linear
 
 M64 = (1 << 64) - 1
+AREA = 512  # bytes of FXSAVE
 # Of 16-byte operands these need not be aligned: opcode and mandatory prefix (bits as in decode.py).
 _UNALIGNED = frozenset((0x110, 0x111, 0x1F0, 0x1F7, *range(0x360, 0x364), *range(0x2C8, 0x2CE), 0x3CC))
 _WITHOUT_WAIT = frozenset(((0xD9, 6), (0xD9, 7), (0xDD, 6), (0xDD, 7)))  # FNSTENV FNSTCW FNSAVE FNSTSW
@@ -154,6 +155,9 @@ class Bounce:
             assert gva is not None
             if self._raw[SLOT["fpu"] + 2] & FSW_ES and _waits(parts):
                 raise Fault(MF)
+            # FXSAVE's address is looked at before its alignment; that of SSE operands after it.
+            if place is None and size == AREA:
+                self._check_address(parts, size, gva)
             self._check_alignment(opcode, prefixes, size, gva)
             if place is None:
                 self._check_address(parts, size, gva)
@@ -195,7 +199,7 @@ class Bounce:
             return
         if opcode in _BY_PREFIX and prefixes & _BY_PREFIX[opcode]:
             return
-        if opcode in VECTOR_ACTIONS and size in (16, 512):
+        if opcode in VECTOR_ACTIONS and size in (16, AREA):
             raise Fault(GP, 0)
 
     def _may_write(self, core: Core, gva: int, size: int, user: bool) -> None:

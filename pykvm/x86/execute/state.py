@@ -10,6 +10,7 @@ from pykvm.x86.execute.area import HEADER_END, LEGACY_SIZE, MXCSR_DEFAULT, SSE, 
 from pykvm.x86.execute.cpu import Unsupported
 from pykvm.x86.execute.integers import RAX, RDX
 from pykvm.x86.msr import IA32_XSS
+from pykvm.x86.paging import READ
 from pykvm.x86.registers import CR0_EM, CR0_TS, CR4_OSFXSR, CR4_OSXSAVE, XCR0_AVX, XCR0_SSE
 
 TYPE_CHECKING = False
@@ -49,6 +50,8 @@ def _need_fxsave(step: Step) -> None:
         raise Fault(UD)
     if cr0 & CR0_TS:
         raise Fault(NM)
+    # What the segment forbids comes before the alignment: by SS that is #SS(0), as processors have it.
+    step.memory.address(step.segment, step.offset(), 1, READ)
     step.need_alignment(16)
 
 
