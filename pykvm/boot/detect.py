@@ -20,6 +20,7 @@ FORMATS = (
 )
 
 UNPACK = "unpack it first"
+FLAT = "name a kernel, or set kernel.format to flat for a binary of your own"
 # What else people name as a kernel: offset, bytes there, what it is, what to do.
 STRANGERS = (
     (0, b"\x1f\x8b", "gzip data", UNPACK),
@@ -33,7 +34,7 @@ STRANGERS = (
     (0, b"\x27\x05\x19\x56", "a U-Boot image", "name the bzImage or vmlinux that it was made of"),
     (0x38, b"ARM\x64", "Linux for AArch64", "pykvm runs x86"),
     (0x38, b"RSC\x05", "Linux for RISC-V", "pykvm runs x86"),
-    (0, b"MZ", "a DOS or EFI program", "name a kernel"),
+    (0, b"MZ", "a DOS or EFI program, or a bzImage that was cut short", "name a kernel"),
 )
 TEXT = frozenset((*range(0x20, 0x7F), 9, 10, 13))
 LOOK = 0x200
@@ -44,21 +45,25 @@ def detect(image: Image) -> str:
     if image.size == 0:
         raise image.error("is empty", "name a kernel")
     reasons = []
-    for name, title, why_not in FORMATS:
+    for name, _, why_not in FORMATS:
         reason = why_not(image)
         if not reason:
             return name
-        reasons.append(f"no {title} ({reason})")
-    start = image.read(0, LOOK)
-    what, remedy = "", "name a kernel, or set kernel.format to flat for a binary of your own"
+        reasons.append(reason)
+    none = [f"no {title}" for _, title, _ in FORMATS]
+    what, remedy = _stranger(image.read(0, LOOK))
+    if what:  # then the reasons are the same for all of them: it is something else
+        raise image.error(f"looks like {what}; it is {_listed(none)}", remedy)
+    told = [f"{form} ({reason})" for form, reason in zip(none, reasons, strict=True)]
+    raise image.error(f"is {_listed(told)}", FLAT)
+
+
+def _stranger(start: bytes) -> tuple[str, str]:
+    """What an image that starts so is otherwise, and what to do; empty where nobody knows."""
     for offset, magic, title, advice in STRANGERS:
         if start[offset : offset + len(magic)] == magic:
-            what, remedy = f"looks like {title}; it is ", advice
-            break
-    else:
-        if TEXT.issuperset(start):
-            what = "looks like a text file; it is "
-    raise image.error(what + ("" if what else "is ") + _listed(reasons), remedy)
+            return title, advice
+    return ("a text file", FLAT) if TEXT.issuperset(start) else ("", "")
 
 
 def _listed(words: list[str]) -> str:

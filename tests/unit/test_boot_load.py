@@ -55,7 +55,7 @@ def test_what_people_take_for_a_kernel_is_called_by_its_name(case):
     image, text = STRANGERS[case]
     found = refused(image)
     assert text in found
-    assert "is no bzImage (" in found and "no ELF (" in found
+    assert "; it is no bzImage, " in found and " and no boot sector; " in found
 
 
 def test_a_format_that_is_asked_for_must_be_there():

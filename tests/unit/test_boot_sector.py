@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from boot_doubles import loaded, place
 
+from pykvm.boot import bootsector
+from pykvm.boot.image import Image
 from pykvm.config import defaults_for
 from pykvm.errors import InputError, UsageError
 
@@ -51,7 +53,11 @@ def test_the_largest_image_ends_where_the_stack_begins():
     ],
 )
 def test_why_an_image_is_none(image, reason):
-    assert reason in refused(image)
+    told = refused(image)
+    if image.startswith(b"MZ"):  # a stranger with a name: the reasons of every format aren't listed
+        assert told.startswith("kernel: looks like a DOS or EFI program, or a bzImage that was cut short; ")
+        told = f"no boot sector ({bootsector.why_not(Image.of(image, 'kernel'))})"
+    assert reason in told
 
 
 def test_a_boot_sector_has_one_mode_and_takes_nothing():
