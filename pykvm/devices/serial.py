@@ -87,6 +87,7 @@ LSR_TEMT = 0x40
 LSR_FIFO_ERROR = 0x80
 LSR_ERRORS = LSR_OE | LSR_PE | LSR_FE | LSR_BI
 LSR_CLEARED_BY_READ = LSR_ERRORS | LSR_FIFO_ERROR
+NOTHING_NEW = LSR_THRE | LSR_TEMT
 
 LISTENING = 4  # LSR is read that often in a row by whoever waits for a key, and not by a probe
 
@@ -149,10 +150,12 @@ class Serial:
         """A register; RBR, IIR, LSR and MSR change by it."""
         if offset == LSR:
             lsr = self._lsr
-            if lsr & LSR_CLEARED_BY_READ:
+            if lsr == NOTHING_NEW:
+                self._looks += 1
+                if self._looks == LISTENING and self._patient and self.on_rx_room is not None:
+                    self.on_rx_room()
+            elif lsr & LSR_CLEARED_BY_READ:
                 self._line_status_read()
-            if self._patient and lsr == LSR_THRE | LSR_TEMT:
-                self._look()
             return lsr
         if self._looks < LISTENING:
             self._looks = 0
@@ -177,10 +180,11 @@ class Serial:
         """A register; LSR and MSR are the chip's own ("not recommended", §8.4) and stay."""
         if offset != THR or self._looks < LISTENING:
             self._looks = 0  # the one who sets up the port may not be the one who listened
-        if offset == THR and self._straight and self._put(value):
-            if self._ier & IER_ETBEI:
-                self._raise_thr_empty()
-        elif offset == THR:
+        if offset == THR:
+            if self._straight and self._put(value):
+                if self._ier & IER_ETBEI:
+                    self._raise_thr_empty()
+                return
             if self._lcr & LCR_DLAB:
                 self._divisor = self._divisor & 0xFF00 | value
             else:
@@ -221,11 +225,6 @@ class Serial:
     def _listening(self) -> bool:
         interrupts = self._ier & IER_ERBFI and self._mcr & MCR_OUT2
         return not self._patient or bool(interrupts) or self._looks >= LISTENING
-
-    def _look(self) -> None:
-        self._looks += 1
-        if self._looks == LISTENING and self.on_rx_room is not None:
-            self.on_rx_room()
 
     def break_in(self) -> None:
         """The other end sends a break."""

@@ -276,12 +276,13 @@ class Exits:
         if argument & 0x200 and not self._may_use(port, size):
             return self._port_by_interpreter(argument)
         value = words[W_RAX] & (0xFF, 0xFFFF, 0, 0xFFFF_FFFF)[size - 1]
-        writer = self._ports.writes.get(size << 16 | port)
-        with self.core.lock:
-            if writer is not None:
-                writer[0](writer[1], size, value)
-            else:
-                self._ports.write(port, size, value)
+        write, place = self._ports.writer(port, size)
+        lock = self.core.lock
+        lock.acquire()  # by hand, as in machine/kvmcpu.py: faster than a with statement
+        try:
+            write(place, size, value)
+        finally:
+            lock.release()
         return 0 if words[W_ATTENTION] else words[W_RETURN]
 
     def _on_port_in(self) -> int:
@@ -291,9 +292,13 @@ class Exits:
         port = argument >> 16 if argument & 0x100 else words[W_RDX] & 0xFFFF
         if argument & 0x200 and not self._may_use(port, size):
             return self._port_by_interpreter(argument)
-        reader = self._ports.reads.get(size << 16 | port)
-        with self.core.lock:
-            value = reader[0](reader[1], size) if reader is not None else self._ports.read(port, size)
+        read, place = self._ports.reader(port, size)
+        lock = self.core.lock
+        lock.acquire()
+        try:
+            value = read(place, size)
+        finally:
+            lock.release()
         if size == 4:
             words[W_RAX] = value & 0xFFFF_FFFF
         else:
