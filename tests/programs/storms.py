@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ SPINS = bytes.fromhex("b041 baf803 ee f390 ebfc")
 class AtTerminal:
     """A pykvm that leads a session at a terminal of its own, and what it printed there."""
 
-    def __init__(self, machine: Path) -> None:
+    def __init__(self, machine: Path, *before: str) -> None:
         self._fd, slave = pty.openpty()
         self._slave = slave
         self._before = termios.tcgetattr(slave)
@@ -42,7 +43,7 @@ class AtTerminal:
                 signal.signal(number, signal.SIG_DFL)
 
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pykvm", "boot", str(machine)],
+            [*before, sys.executable, "-m", "pykvm", "boot", str(machine)],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -54,6 +55,11 @@ class AtTerminal:
         while text not in self.text:
             self.text += os.read(self._fd, 4096)
 
+    @property
+    def as_before(self) -> bool:
+        """Whether the terminal is set as it was before."""
+        return termios.tcgetattr(self._slave) == self._before
+
     def end(self) -> int:
         """Wait for the end; the status. Nobody may be left at the terminal, which is as it was."""
         try:
@@ -63,7 +69,8 @@ class AtTerminal:
             self.process.kill()
             self.process.wait()
             pytest.fail(f"it goes on, in state {state}")
-        assert termios.tcgetattr(self._slave) == self._before, "the terminal isn't as it was"
+        # After a sudden death somebody else sees to that, a moment later.
+        until(lambda: self.as_before, "the terminal is as it was")
         os.close(self._slave)
         try:
             while piece := os.read(self._fd, 4096):
@@ -71,6 +78,13 @@ class AtTerminal:
         except OSError:  # EIO: the last one who had the terminal open is gone
             os.close(self._fd)
         return status
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end, f"waited {LONG} s until {what}"
+        time.sleep(0.005)
 
 
 class Storms:
@@ -127,3 +141,33 @@ class Storms:
             time.sleep(rng.random() * 0.005)
         running.process.terminate()
         assert running.end() == 128 + signal.SIGTERM
+
+    def test_the_terminal_is_the_shells_while_it_is_stopped(self, machine: Path) -> None:
+        running = AtTerminal(machine)
+        running.expect(b"A")
+        assert not running.as_before
+        running.process.send_signal(signal.SIGTSTP)
+        os.waitid(os.P_PID, running.process.pid, os.WSTOPPED | os.WNOWAIT)
+        assert running.as_before
+        running.process.send_signal(signal.SIGCONT)
+        until(lambda: not running.as_before, "the terminal is raw again")
+        running.process.send_signal(signal.SIGQUIT)
+        assert running.end() == 128 + signal.SIGQUIT
+
+    def test_a_sudden_death_leaves_the_terminal_as_it_was(self, machine: Path) -> None:
+        running = AtTerminal(machine)
+        running.expect(b"A")
+        assert not running.as_before
+        running.process.kill()
+        assert running.end() == -signal.SIGKILL
+
+    def test_the_sudden_death_of_the_parent_ends_it(self, machine: Path, tmp_path: Path) -> None:
+        # The session's first, who would take all with him, outlives the parent.
+        script = f'(echo $BASHPID >{tmp_path}/parent; "$@"; :); exec 0<&- 1<&- 2<&-; exec sleep {LONG}'
+        running = AtTerminal(machine, "bash", "-c", script, "bash")
+        running.expect(b"A")
+        assert not running.as_before
+        os.kill(int((tmp_path / "parent").read_text()), signal.SIGKILL)
+        until(lambda: running.as_before, "the terminal is as it was")
+        running.process.kill()
+        assert running.end() == -signal.SIGKILL  # and nobody is left at the terminal
