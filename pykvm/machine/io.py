@@ -68,8 +68,9 @@ class IoLoop:
     def start(self) -> None:
         """Start the thread."""
         self._running = True
-        self._thread = threading.Thread(target=self._run, name="io", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="io", daemon=True)
+        thread.start()  # which the host may refuse: then there is none to be ended
+        self._thread = thread
 
     def stop(self) -> None:
         """End the thread, with all calls made that were posted before."""

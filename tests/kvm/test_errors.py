@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -65,11 +66,18 @@ def test_a_report_is_written_when_the_boot_fails(tmp_path):
     assert "/none" in told["sentence"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_no_permission_names_the_owner_and_the_remedy(tmp_path):
-    somebody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    if subprocess.run([*somebody, sys.executable, "-c", ""], capture_output=True).returncode:
+@pytest.fixture
+def somebody() -> tuple[str, ...]:
+    """What runs a command as another user, who may do nothing."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    words = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    if subprocess.run([*words, sys.executable, "-c", ""], capture_output=True).returncode:
         pytest.skip("this Python can't be run by another user")
+    return words
+
+
+def test_no_permission_names_the_owner_and_the_remedy(somebody):
     node = os.stat("/dev/kvm")
     if node.st_mode & 0o006:
         pytest.skip("this /dev/kvm is open to everybody")
@@ -77,6 +85,44 @@ def test_no_permission_names_the_owner_and_the_remedy(tmp_path):
     assert done.returncode == 69
     assert "/dev/kvm: you may not open it" in done.stderr
     assert "root" in done.stderr
+
+
+def test_files_that_may_not_be_read_are_named(somebody):
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path lies where only root gets in
+        os.chmod(folder, 0o755)
+        secret, machine = Path(folder, "secret"), Path(folder, "machine.yaml")
+        machine.write_text("kernel: {image: secret, initrd: secret}\n")
+        secret.write_bytes(b"\xf4")
+        secret.chmod(0)
+        done = pykvm("boot", machine, before=somebody)
+        assert done.returncode == 65
+        assert done.stderr == (
+            f"pykvm: {secret}: cannot be read: Permission denied; check the path and its permissions\n"
+        )
+        machine.chmod(0)
+        done = pykvm("boot", machine, before=somebody)
+        assert done.returncode == 65
+        assert done.stderr == (
+            f"pykvm: {machine}: cannot be read: Permission denied; check the path and its permissions\n"
+        )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_limit_on_processes_is_the_hosts_and_told(somebody, threads):
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        Path(folder, "code.bin").write_bytes(b"\xeb\xfe")
+        machine = Path(folder, "machine.yaml")
+        machine.write_text(
+            "memory: 1M\nbackend: translate\n"
+            "kernel: {image: code.bin, format: flat, entry: real, load: 0x1000}\n"
+        )
+        done = pykvm("boot", machine, "--timeout", "10s", before=("prlimit", f"--nproc={threads}", *somebody))
+        assert done.returncode == 69
+        assert done.stderr == (
+            "pykvm: the host lets no more threads start; raise the limit that `ulimit -u` shows, "
+            "or the container's on processes\n"
+        )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
