@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-from pykvm.boot import (
-    bootsector,
-    bzimage,
-    elf,
-    flat,
-    initrd,
-    lowmem,
-    multiboot,
-    multiboot2,
-    params,
-    pvh,
-    whole,
-)
-from pykvm.boot.detect import FORMATS, detect
+from pykvm.boot import lowmem
 from pykvm.boot.kernel import Given
 from pykvm.boot.places import Places, Range
 from pykvm.config.cmdline import merge_cmdline
@@ -25,7 +12,7 @@ from pykvm.memory.layout import HIGH_RAM, TABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pykvm.boot.image import Image
     from pykvm.boot.kernel import Kernel
@@ -35,15 +22,9 @@ if TYPE_CHECKING:
     from pykvm.x86.entry import State
 
 
-LOADERS: dict[str, Callable[[Places, Image, KernelConfig], Kernel]] = {
-    "multiboot2": multiboot2.load,
-    "multiboot": multiboot.load,
-    "elf": elf.load,
-    "pvh": pvh.load,
-    "bootsector": bootsector.load,
-    "flat": flat.load,
-}
-"""The loaders of all formats but bzImage, which also takes a cache."""
+LOADERS = ("multiboot2", "multiboot", "elf", "pvh", "bootsector", "flat")
+"""All formats but bzImage, whose loader also takes a cache. Each has a module of its name, imported late:
+a kernel should not wait for the loaders of the others."""
 
 
 @frozen
@@ -93,6 +74,8 @@ def load(
         places.take(Range(name="the ACPI tables", gpa=TABLES, size=HIGH_RAM - TABLES), "memory")
     packed = ""
     if kernel.format != "flat":  # whose bytes are taken as they are
+        from pykvm.boot import whole
+
         image, packed = whole.unpack(image)
     loaded = _load_kernel(places, image, kernel, cache)
     command = merge_cmdline(linux_words, kernel.cmdline) if loaded.linux else kernel.cmdline
@@ -101,6 +84,8 @@ def load(
     if loaded.tell is not None:
         regs = loaded.tell(given)
     elif loaded.header is not None:
+        from pykvm.boot import initrd, params
+
         disk = initrd.load(places, loaded, initrds)
         params.write(places, loaded, given.cmdline, image.name, initrd=disk, rsdp=rsdp)
         regs = {"rsi": lowmem.BOOT_PARAMS.gpa}
@@ -122,12 +107,20 @@ def load(
 
 
 def _load_kernel(places: Places, image: Image, kernel: KernelConfig, cache: Cache | None) -> Kernel:
-    wanted = detect(image) if kernel.format == "auto" else kernel.format
-    for name, title, why_not in FORMATS:
-        if name == wanted and name != "pvh" and (reason := why_not(image)):
-            raise image.error(f"is no {title}: {reason}", "set kernel.format to auto, or to what it is")
+    wanted = kernel.format
+    if wanted != "flat":  # which there is no sign of
+        from pykvm.boot.detect import FORMATS, detect
+
+        wanted = detect(image) if wanted == "auto" else wanted
+        for name, title, why_not in FORMATS:
+            if name == wanted and name != "pvh" and (reason := why_not(image)):
+                raise image.error(f"is no {title}: {reason}", "set kernel.format to auto, or to what it is")
     if wanted == "bzimage":
+        from pykvm.boot import bzimage
+
         return bzimage.load(places, image, kernel, cache)
     if wanted in LOADERS:
-        return LOADERS[wanted](places, image, kernel)
+        loader = __import__(f"pykvm.boot.{wanted}", fromlist=["load"])
+        loaded: Kernel = loader.load(places, image, kernel)
+        return loaded
     raise InputError(f"{wanted} can't be loaded yet", where="kernel.format")

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from pykvm.config.backend import on_backend
 from pykvm.devices.bus import MemoryBus, PortBus
-from pykvm.devices.lapictimer import TIMER_HZ
 from pykvm.host.cpuid import guest_cpuid
 from pykvm.kvm.system import Kvm, cpuid_entries, cpuid_table
 from pykvm.machine import board, verdict
-from pykvm.machine.controllers import Controllers
 from pykvm.machine.interrupts import ROUTES, IsaLines, KvmLine
 from pykvm.machine.kvmcpu import KvmCpu
 from pykvm.machine.machine import Machine
-from pykvm.machine.usercpu import UserInterruptCpu
 from pykvm.memory import layout
 from pykvm.x86 import cpuid
 
@@ -64,7 +61,14 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
 
     # Interrupt controllers and the timer chip.
     own = None
+    kind = KvmCpu
     if config.interrupts == "user":
+        # Late: where KVM has them nobody needs ours.
+        from pykvm.devices.lapictimer import TIMER_HZ
+        from pykvm.machine.controllers import Controllers
+        from pykvm.machine.usercpu import UserInterruptCpu
+
+        kind = UserInterruptCpu
         own = Controllers(machine.clock, ports, mmio, machine.devices)
         lines = IsaLines(own.input)
     else:
@@ -81,7 +85,6 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
     for index in range(config.cpus.count):
         vcpu = vm.create_vcpu(index)
         asked = cpuid.for_vcpu(entries, index, config.cpus.count)
-        kind = KvmCpu if own is None else UserInterruptCpu
         cpu = kind(vcpu, ports, mmio, memory, machine.lock)
         thread = machine.add_cpu(cpu)
         vcpu.set_cpuid(cpuid_table(asked))
@@ -96,6 +99,8 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
 
 def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
     # Late: where KVM is quick nobody needs the translator.
+    from pykvm.devices.lapictimer import TIMER_HZ
+    from pykvm.machine.controllers import Controllers
     from pykvm.translate import features
     from pykvm.translate.cpu import TranslatedCpu
 

@@ -10,8 +10,6 @@ Every function leaves the list that it is given as it was.
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from pykvm.errors import HostError, InputError
 from pykvm.x86.features import BITS, LEVELS, OPTIONAL, RUNTIME, canonical_name, dependents
 
@@ -205,6 +203,8 @@ def with_clocks(entries: Sequence[Entry], crystal_hz: int, tsc_hz: int) -> list[
     most = (1 << 32) // (crystal_hz // 1000) - 1
     denominator = most
     while True:
+        from fractions import Fraction  # late: 2 ms that only the translator pays
+
         ratio = Fraction(tsc_hz, crystal_hz).limit_denominator(denominator)
         if ratio.numerator <= most:
             break

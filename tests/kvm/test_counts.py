@@ -18,8 +18,20 @@ from booting import COMMAND, LONG, boot
 # Counted in November 2026, and one tenth more.
 KVM_CALLS_BEFORE_RUN = 36
 SYSTEM_CALLS = 3500  # of `hello`, less those of a Python that does nothing
+MODULES = 115  # of pykvm, for `hello`
 LINUX_EXITS = 33_500
 LINUX_PORT_OUTS = 11_800
+
+DEAR = {"capstone", "dataclasses", "fractions", "json", "pathlib", "shutil", "subprocess", "typing"}
+"""Modules whose import costs milliseconds, and that no machine needs before it starts."""
+OTHERS = (
+    "pykvm.boot.multiboot",
+    "pykvm.boot.bzimage",
+    "pykvm.debug",
+    "pykvm.devices.lapic",
+    "pykvm.translate",
+)
+"""Of the loaders, controllers and back ends, those that `hello` does without."""
 
 
 def traced(path: Path, *words: str) -> list[str]:
@@ -53,3 +65,21 @@ def test_linux_gets_to_its_prompt_with_few_exits(tmp_path):
         assert exits["port-out"] <= LINUX_PORT_OUTS
     else:
         assert sum(exits.values()) <= LINUX_EXITS
+
+
+def test_hello_imports_only_what_it_needs():
+    code = "from pykvm.cli.main import main; import sys; main(['boot', 'hello']); print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LONG,
+    )
+    greeting, modules = run.stdout.splitlines()
+    loaded = set(modules.split())
+    assert greeting == "Hello from inside the virtual machine."
+    assert len([name for name in loaded if name.startswith("pykvm")]) <= MODULES
+    assert loaded & DEAR == set()
+    assert not any(name.startswith(OTHERS) for name in loaded)
