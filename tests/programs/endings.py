@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from booting import Terminal
 
 COMMAND = [sys.executable, "-m", "pykvm", "boot"]
 LONG = 120
@@ -153,6 +154,24 @@ class Endings:
         told = json.loads((tmp_path / "report.json").read_text())
         assert (told["crash"]["kind"], told["status"], told["restarts"]) == (event, status, 0)
         assert told["crash"]["instructions"]
+
+    def test_a_paused_machine_at_a_terminal_hears_the_keys(self, machine):
+        terminal = Terminal(*machine(BOOTED + PANIC, "on: {panic: pause}"))
+        terminal.expect(r"the machine stands still: Ctrl-A x or a signal ends it\r\n")
+        terminal.type("\x01h")
+        terminal.expect("Ctrl-A x +")
+        terminal.type("\x01x")
+        assert terminal.status() == 125
+        assert "what happened: the kernel ended itself" in terminal.seen
+
+    def test_a_machine_at_a_terminal_keeps_it_over_a_restart(self, machine):
+        terminal = Terminal(*machine(BOOTED + ASKS, "on: {reset: restart}"))
+        terminal.expect("B\r?\n")
+        terminal.type("r")
+        terminal.expect(r"pykvm: the guest reset; it starts again\r\n(.|\n)*B\r?\n")
+        assert terminal.is_raw
+        terminal.type("\x01x")
+        assert terminal.status() == 130
 
     def test_a_pause_ends_at_the_timeout_with_the_guests_own_verdict(self, machine):
         started = time.monotonic()
