@@ -292,12 +292,12 @@ class Emitter:
                     if reg_use == TARGET and not access & WRITE:
                         after += store_slot(SCRATCH, SLOT[f"r{p.rm}"])
                 else:
-                    if by_cl:
-                        raise NotTranslated
-                    reg = SCRATCH2
-                    before += load_slot(SCRATCH2, SLOT[f"r{p.reg}"])
+                    if by_cl and host == SCRATCH:
+                        raise NotTranslated  # SHLD by CL with two of R9 to R11
+                    reg = SCRATCH if by_cl else SCRATCH2
+                    before += load_slot(reg, SLOT[f"r{p.reg}"])
                     if reg_use == TARGET:
-                        after += store_slot(SCRATCH2, SLOT[f"r{p.reg}"])
+                        after += store_slot(reg, SLOT[f"r{p.reg}"])
         assert reg is not None
         if by_cl:
             before += FROM_CL
