@@ -19,7 +19,7 @@ ROOT = str(Path(__file__).parents[2])
 
 # Counted in November 2026, and one tenth more.
 KVM_CALLS_BEFORE_RUN = 36
-SYSTEM_CALLS = 3500  # of `hello`, less those of a Python that does nothing
+SYSTEM_CALLS = 2800  # of `hello`, less those of a Python that does nothing
 MODULES = 115  # of pykvm, for `hello`
 LINUX_EXITS = 33_500
 LINUX_PORT_OUTS = 11_800
