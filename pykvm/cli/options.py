@@ -6,6 +6,7 @@ import argparse
 import os
 
 from pykvm.cli.output import show
+from pykvm.cli.trees import parse_kept
 from pykvm.config import defaults_for, load
 from pykvm.config.override import Override
 from pykvm.errors import InputError, UsageError
@@ -98,7 +99,7 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
     changes = _numbered(changes)
     if given is None:
         if os.path.exists("machine.yaml"):
-            return load("machine.yaml", changes)
+            return load("machine.yaml", changes, parse_kept)
         if any(isinstance(change, Override) and change.option == "--kernel" for change in changes):
             return defaults_for("", changes)
         raise UsageError(
@@ -107,12 +108,12 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
         )
     shipped = find(given)
     if shipped is not None:
-        return load(os.path.join(shipped, "machine.yaml"), changes)
+        return load(os.path.join(shipped, "machine.yaml"), changes, parse_kept)
     if os.path.isdir(given):
         inside = os.path.join(given, "machine.yaml")
         if not os.path.exists(inside):
             raise InputError("is a folder without machine.yaml", where=given, remedy="name a machine file")
-        return load(inside, changes)
+        return load(inside, changes, parse_kept)
     if not os.path.exists(given):
         from difflib import get_close_matches
 
@@ -125,7 +126,7 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
         )
     # What is no regular file is refused as an image is: a pipe would be waited for, and can't be read twice.
     if os.path.isfile(given) and (given.endswith((".yaml", ".yml")) or _is_text(given)):
-        return load(given, changes)
+        return load(given, changes, parse_kept)
     return defaults_for(given, changes)
 
 

@@ -15,14 +15,16 @@ from pykvm.errors import InputError, UsageError, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pykvm.config.model import KernelConfig
     from pykvm.config.override import Override
 
+    Parser = Callable[[str, Source], Node | None]
 
-def load(path: str, sets: Sequence[str | Override] = ()) -> MachineConfig:
-    """The machine that the file at ``path`` describes, after the changes ``sets``.
+
+def load(path: str, sets: Sequence[str | Override] = (), parse: Parser = parse) -> MachineConfig:
+    """The machine that the file at ``path`` describes, after the changes ``sets``. ``parse`` scans its text.
 
     Raises InputError for what the file holds, UsageError for a change that is wrong.
     """

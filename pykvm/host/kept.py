@@ -15,12 +15,15 @@ ROOM = 1 << 16
 
 
 class Kept:
-    """One text under a key; ``sources``, files and folders of this package, are what it was made by."""
+    """One text under a key; ``sources``, files and folders of this package, are what it was made by.
 
-    def __init__(self, what: str, *sources: str) -> None:
+    ``of_host``: it is different on another host.
+    """
+
+    def __init__(self, what: str, *sources: str, of_host: bool = True) -> None:
         self._what = what
         made_by = [data for source in sources for data in _contents(os.path.join(PACKAGE, source))]
-        self._key = key_of(what, *facts().key, *made_by)
+        self._key = key_of(what, *(facts().key if of_host else ()), *made_by)
         self._cache = Cache()
 
     def read(self) -> str | None:
