@@ -25,7 +25,7 @@ LINUX_EXITS = 33_500
 LINUX_PORT_OUTS = 11_800
 
 DEAR = {"capstone", "dataclasses", "fractions", "json", "pathlib", "shutil", "subprocess", "typing", "yaml"}
-"""Their import costs milliseconds, and no machine needs them before it starts; yaml only at its first boot."""
+"""Their import costs milliseconds; no machine needs them before it starts, yaml only at its first boot."""
 OTHERS = (
     "pykvm.boot.multiboot",
     "pykvm.boot.bzimage",
