@@ -113,6 +113,7 @@ class Boot:
             self._plan.memory,
             self._machine.cpuid_seen,
             self._plan.config.kernel.image,
+            linux=self._plan.linux,
         )
         return replace(cause, crash={**found, **(cause.crash or {"kind": kind})})
 

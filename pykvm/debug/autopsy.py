@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pykvm.boot.image import Image
-from pykvm.debug import symbols
+from pykvm.debug import kallsyms, symbols
 from pykvm.debug.postmortem import examine
 from pykvm.errors import PykvmError
 
@@ -22,14 +22,30 @@ if TYPE_CHECKING:
 
 
 def of_machine(
-    kind: str, cpus: Sequence[Cpu], memory: Memory, entries: Sequence[dict[str, int]], kernel: str
+    kind: str,
+    cpus: Sequence[Cpu],
+    memory: Memory,
+    entries: Sequence[dict[str, int]],
+    kernel: str,
+    *,
+    linux: bool = False,
 ) -> dict[str, Any]:
-    """The post-mortem of the first CPU; ``kernel`` is the path of its image. It raises nothing."""
+    """The post-mortem of the first CPU; ``kernel`` is the path of its image, ``linux`` whether it is Linux.
+
+    It raises nothing.
+    """
     try:
         state, raised = cpus[0].state(), cpus[0].raised()
     except Exception as error:  # whatever a back end can't give: how the guest ended is told all the same
         return {"what": f"the CPU's state can't be had: {type(error).__name__}: {error}"}
-    return examine(kind, state, memory, raised=raised, entries=entries, symbols=_symbols(kernel))
+    return examine(
+        kind,
+        state,
+        memory,
+        raised=raised,
+        entries=entries,
+        symbols=_symbols(kernel) or (kallsyms.read(memory) if linux else None),
+    )
 
 
 def _symbols(kernel: str) -> symbols.Symbols | None:

@@ -89,6 +89,8 @@ def test_a_panic_is_125_and_shows_the_last_lines(without_kvm, tmp_path):
     assert "the guest's kernel panicked: Kernel panic - not syncing" in done.stderr
     told = json.loads(report.read_text())
     assert told["crash"]["kind"] == "panic"
+    shown = [told["crash"]["symbol"], *told["crash"]["stack"]]  # Linux's names, from its memory
+    assert any("panic+0x" in line for line in shown), shown
     assert "Kernel panic - not syncing" in told["console_tail"]
 
 
