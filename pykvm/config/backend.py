@@ -1,7 +1,7 @@
 """What a machine file says with an eye to the back end, and what it means where it doesn't say.
 
 KVM has interrupt controllers and a timer chip in the kernel; the translator works with pykvm's own. The
-timer chip in the kernel needs the controllers there.
+timer chip in the kernel needs the controllers there, and can't share its interrupt with an HPET.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ def check(config: MachineConfig, root: Node) -> None:
             "'kernel' needs the interrupt controllers there, and they are at user",
             "write user, or leave it out",
         )
+    if config.hpet and config.pit == "kernel":
+        raise root.nearest("pit").error(
+            "pit",
+            "'kernel' can't give its interrupt to the HPET that the file asks for",
+            "write user, or leave it out",
+        )
 
 
 def asks_for_kvm(config: MachineConfig) -> str:
@@ -41,4 +47,5 @@ def asks_for_kvm(config: MachineConfig) -> str:
 def on_backend(config: MachineConfig, backend: str) -> MachineConfig:
     """``config`` with nothing left open, on ``kvm`` or ``translate``."""
     interrupts = config.interrupts or ("kernel" if backend == "kvm" else "user")
-    return replace(config, backend=backend, interrupts=interrupts, pit=config.pit or interrupts)
+    pit = config.pit or ("user" if config.hpet else interrupts)
+    return replace(config, backend=backend, interrupts=interrupts, pit=pit)

@@ -84,6 +84,7 @@ class MachineConfig:
     backend: str
     interrupts: str | None
     pit: str | None
+    hpet: bool
     transport: str
     devices: tuple[SerialConfig | DebugExitConfig, ...]
     on: OnConfig

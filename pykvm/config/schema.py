@@ -285,6 +285,12 @@ MACHINE = Group(
             "Where the timer chip is emulated. Without this key, where the interrupt controllers are.",
         ),
         key(
+            "hpet",
+            Flag(),
+            "Whether the board has an HPET, a second timer chip; it needs the first one at user.",
+            default=False,
+        ),
+        key(
             "transport",
             Choice(
                 noun="a transport",

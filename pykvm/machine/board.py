@@ -20,20 +20,36 @@ from pykvm.devices.rtc import Rtc
 from pykvm.devices.serial import Serial
 from pykvm.errors import InternalError
 from pykvm.machine import verdict
-from pykvm.machine.interrupts import COM_PORTS, IRQ_KEYBOARD, IRQ_PIT, IRQ_RTC, IRQ_SCI
+from pykvm.machine.interrupts import (
+    COM_PORTS,
+    HPET_ROUTES,
+    IRQ_KEYBOARD,
+    IRQ_PIT,
+    IRQ_RTC,
+    IRQ_SCI,
+    Switched,
+)
 from pykvm.memory import layout
 from pykvm.terminal.open import make_console
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pykvm.devices.bus import PortBus
+    from pykvm.devices.bus import MemoryBus, PortBus
     from pykvm.devices.device import Device
     from pykvm.machine.interrupts import IsaLines
     from pykvm.machine.machine import Machine
     from pykvm.memory import GuestMemory
 
 
-def fit(machine: Machine, ports: PortBus, lines: IsaLines, memory: GuestMemory, *, own_pit: bool) -> None:
+def fit(
+    machine: Machine,
+    ports: PortBus,
+    mmio: MemoryBus,
+    lines: IsaLines,
+    memory: GuestMemory,
+    *,
+    own_pit: bool,
+) -> None:
     """Put the devices of ``machine`` in their places, from the timer chip (``own_pit``: ours) on."""
     config = machine.config
 
@@ -50,17 +66,29 @@ def fit(machine: Machine, ports: PortBus, lines: IsaLines, memory: GuestMemory, 
     def on_panic(events: int) -> None:
         machine.on_panic()
 
+    pit_line, rtc_line = Switched(lines.line(IRQ_PIT)), Switched(lines.line(IRQ_RTC))
     if own_pit:
-        pit = Pit(lines.line(IRQ_PIT), machine.clock)
+        pit = Pit(pit_line, machine.clock)
         part("pit", pit, PIT_PORT, PIT_PORTS)
         part("speaker", pit.speaker, SPEAKER_PORT, 1)
     clock = Rtc(
-        lines.line(IRQ_RTC),
+        rtc_line,
         machine.clock,
         ram_below_4g=memory.low_end,
         ram_above_4g=memory.high_end - layout.FOUR_GIB,
     )
     part("rtc", clock, 0x70, rtc.PORTS)
+    if config.hpet:
+        from pykvm.devices.hpet import HPET_SIZE, Hpet  # late: few machines have one
+
+        def on_legacy(on: bool) -> None:
+            pit_line.cut(on)
+            rtc_line.cut(on)
+
+        routes = {irq: lines.line(irq) for irq in HPET_ROUTES}
+        replaced = lines.line(IRQ_PIT), lines.line(IRQ_RTC)
+        machine.devices["hpet"] = hpet = Hpet(routes, replaced, machine.clock, on_legacy)
+        mmio.attach(hpet, layout.HPET, HPET_SIZE, width=8, name="hpet")
     keyboard = I8042(lines.line(IRQ_KEYBOARD), on_reset)
     machine.devices["i8042"] = keyboard
     ports.attach(keyboard, 0x60, 1, name="i8042")

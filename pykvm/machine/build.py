@@ -78,7 +78,7 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
     if config.pit == "kernel":
         vm.create_pit()
 
-    board.fit(machine, ports, lines, memory, own_pit=config.pit == "user")
+    board.fit(machine, ports, mmio, lines, memory, own_pit=config.pit == "user")
 
     # CPUs.
     entries = guest_cpuid(kvm, config.cpus, own_apic=own is not None)
@@ -108,7 +108,8 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
     ports, mmio = PortBus(), MemoryBus()
     controllers = Controllers(machine.clock, ports, mmio, machine.devices)
 
-    board.fit(machine, ports, IsaLines(controllers.input), memory, own_pit=config.pit != "none")
+    lines = IsaLines(controllers.input)
+    board.fit(machine, ports, mmio, lines, memory, own_pit=config.pit != "none")
 
     # CPUs.
     entries = cpuid.with_clocks(features.cpuid(config.cpus), TIMER_HZ, tsc_hz)

@@ -20,6 +20,7 @@ IRQ_PIT = 0
 IRQ_KEYBOARD = 1
 IRQ_RTC = 8
 IRQ_SCI = 9
+HPET_ROUTES = (10, 11)  # interrupts of a PC that are free: what an HPET's comparator may choose
 IRQ_MOUSE = 12
 PIT_PIN = 2  # of the IOAPIC
 # name: (first port, IRQ), as every PC has them
@@ -62,6 +63,24 @@ class SharedLine:
         else:
             self._levels.discard(self)
         self._line.set(bool(self._levels))
+
+
+class Switched:
+    """An output that can be cut off from its input, which then is low."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._level = False
+        self._cut = False
+
+    def set(self, level: bool) -> None:
+        self._level = level
+        if not self._cut:
+            self._line.set(level)
+
+    def cut(self, off: bool) -> None:
+        self._cut = off
+        self._line.set(self._level and not off)
 
 
 class IsaLines:

@@ -81,6 +81,7 @@ def _board(config: MachineConfig) -> Board:
         max_cpus=config.cpus.max or config.cpus.count,
         serials=tuple(place for name, place in COM_PORTS.items() if name in serials),
         pit=config.pit != "none",
+        hpet=config.hpet,
     )
 
 

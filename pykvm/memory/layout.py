@@ -8,6 +8,7 @@
 0x0010_0000            RAM again, up to ``low_end`` (3 GiB at most)
 0xC000_0000            the PCI hole: device windows
 0xFEC0_0000            IOAPIC
+0xFED0_0000            HPET, where the machine has one
 0xFEE0_0000            local APIC
 0xFEFF_C000            KVM's own four pages on Intel: identity map and TSS
 0x1_0000_0000          RAM beyond 3 GiB, up to ``high_end``
@@ -24,6 +25,7 @@ TABLES = 0x000E_0000
 HIGH_RAM = 0x0010_0000
 PCI_HOLE = 0xC000_0000
 IOAPIC = 0xFEC0_0000
+HPET = 0xFED0_0000
 LAPIC = 0xFEE0_0000
 KVM_IDENTITY_MAP = 0xFEFF_C000
 KVM_TSS = 0xFEFF_D000

@@ -20,6 +20,7 @@ FULL = Board(
     serials=((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3)),
     pci_hole_high=(8 << 30, 16 << 30),
     mouse=True,
+    hpet=True,
 )
 BOARDS = {
     "one CPU": Board(serials=((0x3F8, 4),)),
@@ -80,8 +81,9 @@ def test_tables_are_reached_from_the_rsdp_and_sum_to_zero(board):
     narrow = [u(rsdt, offset, 4) for offset in range(36, len(rsdt), 4)]
     wide = [u(xsdt, offset, 8) for offset in range(36, len(xsdt), 8)]
     assert narrow == wide
-    fadt, madt = (at(address) for address in wide)
+    fadt, madt, *others = (at(address) for address in wide)
     assert (fadt[:4], madt[:4]) == (b"FACP", b"APIC")
+    assert [other[:4] for other in others] == ([b"HPET"] if board.hpet else [])
     facs, dsdt = at(u(fadt, 36, 4)), at(u(fadt, 40, 4))
     assert (facs[:4], dsdt[:4]) == (b"FACS", b"DSDT")
     assert u(fadt, 36, 4) % 64 == 0
@@ -301,3 +303,14 @@ def test_s5_is_what_the_power_device_takes_for_off(iasl, tmp_path):
     source = dsdt_source(iasl, tmp_path, FULL)
     off = f"0x{power.SLP_TYP_S5:02X}"
     assert f"Name (_S5, Package (0x04) // _S5_: S5 System State {{ {off}, {off}, Zero, Zero }})" in source
+
+
+# The HPET.
+
+
+def test_hpet_table_tells_where_it_is_and_what_its_own_register_tells():
+    hpet = table(build(FULL), "HPET")
+    assert len(hpet) == 56
+    assert u(hpet, 36, 4) == 0x8086A201  # the low half of GCAP_ID
+    assert struct.unpack_from("<BBBBQ", hpet, 40) == (0, 64, 0, 0, 0xFED00000)
+    assert "HPET" not in [name for name, _, _ in build(Board()).tables]

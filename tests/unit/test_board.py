@@ -38,9 +38,9 @@ def attached(tmp_path):
     (tmp_path / "machine.yaml").write_text("kernel: {image: x}\ndevices: []\n")
     machine = Machine(load(str(tmp_path / "machine.yaml")))
     memory = GuestMemory.pc(1 << 20)
-    bus = PortBus()
-    Controllers(machine.clock, bus, MemoryBus(), machine.devices)
-    board.fit(machine, bus, Lines(), memory, own_pit=True)
+    bus, mmio = PortBus(), MemoryBus()
+    Controllers(machine.clock, bus, mmio, machine.devices)
+    board.fit(machine, bus, mmio, Lines(), memory, own_pit=True)
     yield bus.names
     machine.close()
     memory.close()

@@ -60,6 +60,7 @@ def test_a_kernel_alone_gives_the_machine_with_all_defaults(machine):
         backend="auto",
         interrupts=None,
         pit=None,
+        hpet=False,
         transport="pci",
         devices=(SerialConfig(port="com1", to="terminal"), DebugExitConfig(port=0xF4)),
         on=OnConfig(reset="exit", panic="exit"),

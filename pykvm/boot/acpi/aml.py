@@ -35,6 +35,7 @@ _NUMBERS = ((BYTE_PREFIX, 1), (WORD_PREFIX, 2), (DWORD_PREFIX, 4), (QWORD_PREFIX
 IRQ_DESCRIPTOR = 0x22
 IO_DESCRIPTOR = 0x47
 END_TAG = 0x79
+MEMORY_32_FIXED = 0x86
 WORD_ADDRESS_SPACE = 0x88
 DWORD_ADDRESS_SPACE = 0x87
 QWORD_ADDRESS_SPACE = 0x8A
@@ -42,6 +43,7 @@ QWORD_ADDRESS_SPACE = 0x8A
 _ADDRESS_SPACES = {2: WORD_ADDRESS_SPACE, 4: DWORD_ADDRESS_SPACE, 8: QWORD_ADDRESS_SPACE}
 
 IO_DECODE_16 = 0x01
+MEMORY_WRITABLE = 0x01
 RANGE_MEMORY = 0
 RANGE_IO = 1
 RANGE_BUS = 2
@@ -137,6 +139,12 @@ def io(port: int, count: int) -> bytes:
     """IO (Decode16, port, port, 1, count): ports of this device (§6.4.2.5)."""
     base = port.to_bytes(2, "little")
     return bytes((IO_DESCRIPTOR, IO_DECODE_16)) + base + base + bytes((1, count))
+
+
+def memory_fixed(address: int, size: int) -> bytes:
+    """Memory32Fixed (ReadWrite, address, size): registers of this device (§6.4.3.4)."""
+    body = bytes((MEMORY_WRITABLE,)) + address.to_bytes(4, "little") + size.to_bytes(4, "little")
+    return bytes((MEMORY_32_FIXED,)) + len(body).to_bytes(2, "little") + body
 
 
 def irq(number: int) -> bytes:

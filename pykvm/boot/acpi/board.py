@@ -20,5 +20,6 @@ class Board:
     pci_hole: tuple[int, int] = (PCI_HOLE, IOAPIC)  # addresses below 4 GiB for BARs: from, to
     pci_hole_high: tuple[int, int] | None = None  # and above 4 GiB
     pit: bool = True
+    hpet: bool = False
     mouse: bool = False
     pvpanic: int | None = pvpanic.PORT

@@ -6,7 +6,7 @@
     \\_SB
         C000, C001, …       processors
         PCI0                the host bridge: buses, ports and addresses below it, interrupts (_PRT)
-        RTC, TIMR, PS2K, PS2M, COM1 …, PEVT
+        RTC, TIMR, HPET, PS2K, PS2M, COM1 …, PEVT
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from pykvm.boot.acpi.aml import (
     io,
     io_window,
     irq,
+    memory_fixed,
     memory_window,
     name,
     package,
     resource_template,
     scope,
 )
+from pykvm.devices.hpet import HPET_SIZE
 from pykvm.devices.pci.bus import CONFIG_PORT, CONFIG_PORTS, DEVICES, interrupt_of
 from pykvm.devices.pit import PIT_IRQ, PIT_PORT, PIT_PORTS
 from pykvm.devices.power import SLP_TYP_S5
+from pykvm.memory.layout import HPET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,6 +102,8 @@ def _legacy_devices(board: Board) -> list[bytes]:
         devices.append(_legacy("PS2M", "PNP0F13", irq(MOUSE_IRQ)))
     if board.pit:
         devices.append(_legacy("TIMR", "PNP0100", io(PIT_PORT, PIT_PORTS), irq(PIT_IRQ)))
+    if board.hpet:
+        devices.append(_legacy("HPET", "PNP0103", memory_fixed(HPET, HPET_SIZE)))
     for number, (port, line) in enumerate(board.serials, 1):
         devices.append(_legacy(f"COM{number}", "PNP0501", io(port, SERIAL_PORTS), irq(line), uid=number))
     if board.pvpanic is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from pykvm.boot.acpi.dsdt import namespace
-from pykvm.devices import pit, power, rtc
+from pykvm.devices import hpet, hpettimer, pit, power, rtc
 from pykvm.errors import InternalError
 from pykvm.frozen import frozen
 from pykvm.memory import layout
@@ -44,6 +44,7 @@ FACS_VERSION = 2
 
 # Generic address structure (§5.2.3.2): address space, bit width, bit offset, access size, address.
 GAS = struct.Struct("<BBBBQ")
+GAS_SYSTEM_MEMORY = 0
 GAS_SYSTEM_IO = 1
 GAS_BYTE, GAS_WORD, GAS_DWORD = 1, 2, 3
 
@@ -173,7 +174,9 @@ def build(board: Board, base: int = layout.TABLES, end: int = layout.HIGH_RAM) -
 
     facs = place(FACS.pack(b"FACS", FACS.size, 0, 0, 0, 0, 0, FACS_VERSION))
     dsdt = place(_table(b"DSDT", 2, namespace(board)))
-    listed = place(_fadt(facs, dsdt)), place(_madt(board))
+    listed = [place(_fadt(facs, dsdt)), place(_madt(board))]
+    if board.hpet:
+        listed.append(place(_hpet()))
     rsdt = place(_table(b"RSDT", 1, struct.pack(f"<{len(listed)}I", *listed)))
     xsdt = place(_table(b"XSDT", 1, struct.pack(f"<{len(listed)}Q", *listed)))
     image[: RSDP.size] = _rsdp(rsdt, xsdt)
@@ -260,3 +263,13 @@ def _madt(board: Board) -> bytes:
     if board.max_cpus > FIRST_X2APIC_ID:
         add(LOCAL_X2APIC_NMI, "HIB3x", CONFORMS_TO_BUS, ALL_X2APIC_PROCESSORS, LINT1)
     return _table(b"APIC", MADT_REVISION, b"".join(structures))
+
+
+def _hpet() -> bytes:
+    """HPET (IA-PC HPET Specification 1.0a §3.2.4): what it is, where, its number, and its fastest period.
+
+    The shortest period in ticks is a hint; "page protection" 0 guarantees nothing about its page.
+    """
+    place = GAS.pack(GAS_SYSTEM_MEMORY, 64, 0, 0, layout.HPET)
+    body = struct.pack("<I12sBHB", hpet.CAPABILITIES & 0xFFFF_FFFF, place, 0, hpettimer.CLOSEST, 0)
+    return _table(b"HPET", 1, body)
