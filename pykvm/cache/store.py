@@ -2,7 +2,7 @@
 
 ::
 
-    entries/KEY        a record: one line a part, "SHA256 SIZE NAME"
+    entries/KEY        a record: its own check, then one line a part, "SHA256 SIZE NAME"
     data/SHA256        the parts' contents, each under its own hash
     work/KEY.PID       what is being made just now
     locks/KEY          held while KEY is being made; locks/commit while records change
@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 from errno import EDQUOT, ENOSPC
 
-from pykvm.cache.digest import sha256_of_file
+from pykvm.cache.digest import key_of, sha256_of_file
 from pykvm.cache.lock import FileLock
 from pykvm.errors import HostError, InternalError
 
@@ -153,7 +153,8 @@ class Cache:
     def _write_record(self, key: str, folder: str, record: Record) -> None:
         path = os.path.join(folder, "record")
         with open(path, "w", encoding="utf-8") as file:
-            file.writelines(f"{digest} {size} {name}\n" for digest, size, name in record)
+            lines = "".join(f"{digest} {size} {name}\n" for digest, size, name in record)
+            file.write(f"{key_of(lines)}\n{lines}")
         _flush(path)
         os.rename(path, self._path("entries", key))
         _flush(self._path("entries"))
@@ -163,8 +164,13 @@ class Cache:
         record: Record = []
         try:
             with open(self._path("entries", key), encoding="utf-8") as file:
-                for line in file:
-                    digest, size, name = line.rstrip("\n").split(" ", 2)
+                check, newline, lines = file.read().partition("\n")
+                if " " in check:  # a record of the time before they had one
+                    lines = check + newline + lines
+                elif check != key_of(lines):
+                    return []
+                for line in lines.splitlines():
+                    digest, size, name = line.split(" ", 2)
                     if not _SAFE.issuperset(digest):
                         return []
                     record.append((digest, int(size), name))

@@ -34,7 +34,7 @@ class Kept:
         try:
             with open(path, encoding="utf-8") as file:
                 return file.read()
-        except OSError:
+        except (OSError, UnicodeDecodeError):  # a disk that forgets: it is measured again
             return None
 
     def write(self, text: str) -> None:

@@ -143,7 +143,8 @@ def _routine(name: str) -> Action:
 
 def _move_control(e: Emitter, p: Parts, mask: int) -> Jump:
     """MOV CR3, r64: code goes on by way of a page check."""
-    if e.user or not e.wide or p.digit != 3 or p.rex & 4 or p.prefixes:
+    # Other forms than that of a register are the same to processors, but longer to the decoder.
+    if e.user or not e.wide or p.digit != 3 or p.rex & 4 or p.prefixes or p.value < 0xC0:
         raise NotTranslated
     host = HOST_REGISTER[p.rm]
     code = store_number(SLOT["rip"], p.after - len(p.code) & M64)

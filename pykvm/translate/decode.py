@@ -63,6 +63,8 @@ TABLE_32 = _table()
 TABLE_64 = list(TABLE_32)
 for _opcode in NOT_IN_64_BIT:
     TABLE_64[_opcode] = (False, _UNKNOWN)
+for _opcode in range(0x40, 0x50):  # REX behind REX: the first one is void, which the interpreter knows
+    TABLE_64[_opcode] = (False, _UNKNOWN)
 for _opcode in (0xC4, 0xC5, 0x62):  # VEX and EVEX
     TABLE_32[_opcode] = TABLE_64[_opcode] = (False, _UNKNOWN)
 

@@ -159,7 +159,7 @@ def fpu_state(e: Emitter, p: Parts) -> bytes:
 def read_control(e: Emitter, p: Parts) -> bytes:
     """MOV r64, CR2; of the others the interpreter knows more."""
     _ring0_64(e, p)
-    if p.digit != 2 or p.rex & 4:
+    if p.digit != 2 or p.rex & 4 or p.value < 0xC0:  # a memory form, which the decoder takes for longer
         raise NotTranslated
     host = HOST_REGISTER[p.rm]
     if host is None:
