@@ -119,10 +119,14 @@ class I8042:
         self._option_of = 0  # the command whose option byte comes next at DATA
         self._a20 = OUTPUT_A20
         self._level = False
+        self.on_room: Callable[[], None] | None = None
+        """Called when the guest has read a byte after ``key`` had refused some."""
+        self._refused = False
 
     def key(self, codes: bytes) -> bool:
         """Press or let go of keys, in codes of set 2; False where there is no room for all of them."""
         taken = self._keyboard.key(codes)
+        self._refused = not taken
         self._fetch()
         return taken
 
@@ -137,6 +141,9 @@ class I8042:
             self._status &= ~STATUS_OUTPUT
             self._update()
             self._fetch()
+            if self._refused and self.on_room is not None:
+                self._refused = False
+                self.on_room()
         return data
 
     def write(self, offset: int, size: int, value: int) -> None:

@@ -7,7 +7,7 @@ and a row in pykvm/config/schema.py where the machine file is to choose it.
 from __future__ import annotations
 
 from pykvm.config.model import DebugExitConfig, SerialConfig
-from pykvm.devices import debugexit, i8042, power, pvpanic, rtc, serial
+from pykvm.devices import debugexit, i8042, power, pvpanic, rtc, serial, vga
 from pykvm.devices.debugexit import DebugExit
 from pykvm.devices.fasta20 import FastA20
 from pykvm.devices.i8042 import I8042
@@ -18,6 +18,7 @@ from pykvm.devices.power import Power, ResetControl
 from pykvm.devices.pvpanic import Pvpanic
 from pykvm.devices.rtc import Rtc
 from pykvm.devices.serial import Serial
+from pykvm.devices.vga import Vga
 from pykvm.errors import InternalError
 from pykvm.machine import verdict
 from pykvm.machine.interrupts import (
@@ -93,6 +94,10 @@ def fit(
     machine.devices["i8042"] = keyboard
     ports.attach(keyboard, 0x60, 1, name="i8042")
     ports.attach(keyboard, 0x64, 1, offset=i8042.COMMAND, name="i8042")
+    screen = Vga(machine.clock, memory)
+    machine.devices["vga"] = screen
+    for first, count in vga.PLACES:
+        ports.attach(screen, first, count, offset=first - vga.PORT, name="vga")
     part("fast-a20", FastA20(on_reset), 0x92, 1)
     acpi = Power(lines.line(IRQ_SCI), machine.clock, on_poweroff)
     part("power", acpi, power.PM_PORT, power.PM_PORTS, width=4)

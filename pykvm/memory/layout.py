@@ -3,7 +3,7 @@
 =====================  ==================================================================
 0x0000_0000            RAM: real-mode vectors, boot structures, kernel
 0x0009_FC00            extended BIOS data area (reserved)
-0x000A_0000            VGA window and option ROMs: a hole on a PC, RAM in ours but reserved
+0x000A_0000            VGA memory, text at 0xB8000: RAM like all other, but reserved; option ROMs
 0x000E_0000            tables that a kernel looks for (ACPI, MP): reserved
 0x0010_0000            RAM again, up to ``low_end`` (3 GiB at most)
 0xC000_0000            the PCI hole: device windows

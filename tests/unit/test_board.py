@@ -14,6 +14,7 @@ from pykvm.memory import GuestMemory
 
 # The parts' names in the machine, and how an error calls them.
 CALLED = {
+    "vga": "the VGA",
     "pic": "the interrupt controller",
     "pit": "the timer",
     "speaker": "the speaker",
