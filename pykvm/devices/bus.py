@@ -40,16 +40,28 @@ class PortBus:
         self.on_change: list[Callable[[], None]] = []
         self.reads: dict[int, tuple[Reader, int]] = {}
         self.writes: dict[int, tuple[Writer, int]] = {}
+        self.latches: set[int] = set()
+        """Those of ``writes`` of which only the last counts."""
         self.names: dict[int, str] = {}
 
     def attach(
-        self, device: Device, base: int, count: int, *, width: int = 1, offset: int = 0, name: str = ""
+        self,
+        device: Device,
+        base: int,
+        count: int,
+        *,
+        width: int = 1,
+        offset: int = 0,
+        name: str = "",
+        latch: bool = False,
     ) -> None:
         """Put ``device`` at ports ``base`` to ``base + count - 1``.
 
         ``width`` is the widest access in bytes (1, 2 or 4) that the device takes whole; ``offset``
         is what the device calls the first of these ports: one that has several places is attached
-        several times. Raises InternalError where a port doesn't exist or is taken.
+        several times. ``latch``: of several writes only the last counts, and it may come late: who writes
+        may keep it back until it reaches another device, or stops. Raises InternalError where a port
+        doesn't exist or is taken.
         """
         if not 0 <= base < base + count <= PORTS:
             raise InternalError(f"ports {base:#x} to {base + count - 1:#x} do not exist", where="bus")
@@ -63,6 +75,8 @@ class PortBus:
                     key = size << 16 | base + index
                     self.reads[key] = device.read, offset + index
                     self.writes[key] = device.write, offset + index
+                    if latch:
+                        self.latches.add(key)
         for forget in self.on_change:
             forget()
 

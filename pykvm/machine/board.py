@@ -54,9 +54,11 @@ def fit(
     """Put the devices of ``machine`` in their places, from the timer chip (``own_pit``: ours) on."""
     config = machine.config
 
-    def part(name: str, device: Device, port: int, count: int, *, width: int = 1) -> None:
+    def part(
+        name: str, device: Device, port: int, count: int, *, width: int = 1, latch: bool = False
+    ) -> None:
         machine.devices[name] = device
-        ports.attach(device, port, count, width=width, name=name)
+        ports.attach(device, port, count, width=width, name=name, latch=latch)
 
     def on_poweroff() -> None:
         machine.post(verdict.poweroff())
@@ -107,7 +109,7 @@ def fit(
     pci.add(host_bridge(), 0)
     part("pci", PciPorts(pci, reset), CONFIG_PORT, CONFIG_PORTS, width=4)
     part("pvpanic", Pvpanic(on_panic), pvpanic.PORT, 1)
-    part("port80", Port80(), 0x80, 1)
+    part("port80", Port80(), 0x80, 1, latch=True)
 
     # What the machine file lists.
     for device in config.devices:

@@ -4,7 +4,7 @@
 context, memory        the memory that emitted code works in: registers, tables, where each thing lies
 encode, routines       x86-64 machine code by name: what emitted code is made with
 runtime                the routines that emitted code calls: the way in and out; then walks (page walks),
-                       flushes (of the TLB), copies (of strings), transitions (between rings)
+                       flushes (of the TLB), copies (of strings), ports, transitions (between rings)
 decode, operands       guest bytes to an instruction's parts, as fast as Python can
 lookup                 the check before each access to guest memory, and before each indirect jump
 emit, emit_*           the host's instructions for one of the guest's; control for jumps

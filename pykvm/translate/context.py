@@ -101,6 +101,8 @@ SLOT |= _slots(
     *("kernel_cs", "kernel_ss", "user_cs", "user_ss"),
     *("local_log", "global_log", "user_log", "check_log"),  # how many entries each log has
     "host_mxcsr",
+    *("tr_base", "tr_limit"),  # of a TSS that may have a bitmap of ports; else the limit is 0
+    *("port", "length", "late"),  # see ports.py
     *("mask_31", "mask_63"),  # constants, for those instructions that take them from memory only
 )
 MISS_SIZES = (1, 2, 4, 8, 10, 14, 16, 28, 94, 108, 512)
@@ -112,7 +114,7 @@ for _user in (0, 1):
 SLOT |= _slots("addend_0", "addend_1")
 ROUTINES = (
     *("rep_movs_0", "rep_movs_1", "rep_stos_0", "rep_stos_1", "pushf", "popf", "syscall", "sysret", "iret"),
-    *("cr3_write", "invlpg", "clac", "port_out", "port_in", "bounce"),
+    *("cr3_write", "invlpg", "clac", "port_out_0", "port_out_1", "port_in_0", "port_in_1", "bounce"),
 )
 SLOT |= _slots(*(f"do_{name}" for name in ROUTINES))
 
@@ -147,6 +149,8 @@ USER_LOG = _at  # of the supervisor's entries for user pages, which SMAP hides w
 _at += 4 * LOG_ENTRIES
 LARGE = _at  # a byte for each value of address bits 21 to 36: a large page is in the TLB
 _at += ENTRIES
+LATCHES = _at  # a byte for each port: the sizes of writes that only the last counts of
+_at += 0x10000
 CONTEXT_SIZE = _at
 
 # Tags. A valid one is 0xF000 less the page's address: added to an address and the access's size less 1 it

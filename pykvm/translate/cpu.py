@@ -39,6 +39,7 @@ W_RESUME = SLOT["resume"] // 8
 W_REASON = SLOT["reason"] // 8
 W_RIP = SLOT["rip"] // 8
 W_MODE = SLOT["mode"] // 8
+W_LATE = SLOT["late"] // 8
 
 
 class TranslatedCpu:
@@ -124,6 +125,8 @@ class TranslatedCpu:
                 while target:
                     words[W_RESUME] = target
                     enter(argument)
+                    if words[W_LATE]:
+                        self._exits.take_late()
                     reason = words[W_REASON]
                     exits[reason] += 1
                     target = handlers[reason]()
@@ -260,4 +263,5 @@ class TranslatedCpu:
             self._closed = True
             if self._store is not None:
                 self._store.save(self.core.blocks, self.core.finder.is_remembered)
+            self._exits.close()
             self.core.close()

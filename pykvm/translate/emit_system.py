@@ -77,20 +77,17 @@ def popf(e: Emitter, p: Parts) -> bytes:
 
 
 def port(e: Emitter, p: Parts) -> bytes:
-    """IN and OUT. ``rip`` is the next instruction.
-
-    ``argument``: the size; 0x100 if the port is a number, which is then in bits 16 up; 0x200 if IOPL or the
-    TSS must allow it; the instruction's length in bits 12 to 15.
-    """
+    """IN and OUT, by a routine (ports.py): RCX says size and port, ``rip`` is the next instruction."""
     if p.prefixes & LOCK:
         raise NotTranslated
     size = 1 if not p.opcode & 1 else 2 if p.prefixes & OPERAND else 4
-    argument = size | len(p.code) << 12 | (0x200 if e.user else 0)
-    if not p.opcode & 8:
-        argument |= 0x100 | p.code[p.immediate] << 16
-    routine = "do_port_out" if p.opcode & 2 else "do_port_in"
-    told = b"\x48\xc7\x84\x24" + pack("<ii", SLOT["argument"], argument)
-    return store_number(SLOT["rip"], p.after & M64) + told + call_slot(SLOT[routine])
+    if p.opcode & 8:
+        number = b"\x0f\xb7\xca\x8d\x89" + pack("<i", size << 16)  # movzx ecx, dx; lea ecx, [rcx + ...]
+    else:
+        number = b"\xb9" + pack("<i", size << 16 | p.code[p.immediate])
+    told = b"\x48\xc7\x84\x24" + pack("<ii", SLOT["length"], len(p.code))
+    routine = f"do_port_{'out' if p.opcode & 2 else 'in'}_{e.user}"
+    return store_number(SLOT["rip"], p.after & M64) + told + number + call_slot(SLOT[routine])
 
 
 def read_time_stamp(e: Emitter, p: Parts) -> bytes:

@@ -6,6 +6,7 @@ look at what waits.
 
 from __future__ import annotations
 
+from pykvm.devices.bus import PORTS
 from pykvm.errors import InternalError
 from pykvm.translate import context
 from pykvm.translate.bounce import FSW_ES
@@ -15,8 +16,6 @@ from pykvm.translate.decode import decode
 from pykvm.translate.lookup import jump_index
 from pykvm.x86.exceptions import GP, Fault
 from pykvm.x86.paging import WRITE, canonical
-from pykvm.x86.registers import RFLAGS_IOPL
-from pykvm.x86.segments import TSS_IO_MAP_BASE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,11 +34,12 @@ W_SIGNAL = SLOT["signal"] // 8
 W_SIGNAL_RIP = SLOT["signal_rip"] // 8
 W_BLOCK_RETURN = SLOT["block_return"] // 8
 W_RAX = SLOT["rax"] // 8
-W_RDX = SLOT["rdx"] // 8
 W_RSP = SLOT["rsp"] // 8
 W_RCX = SLOT["rcx"] // 8
-W_SYSTEM_FLAGS = SLOT["system_flags"] // 8
 W_ELEMENT = SLOT["element"] // 8
+W_PORT = SLOT["port"] // 8
+W_LATE = SLOT["late"] // 8
+MASKS = {size: (1 << 8 * size) - 1 for size in (1, 2, 4)}
 
 
 class Exits:
@@ -55,6 +55,11 @@ class Exits:
             *(self._on_page_check, self._on_stale, self._on_sti, self._on_signal, self._on_port_out),
             *(self._on_port_in, self._on_event, self._on_bounce),
         )
+        ports.on_change.append(self.find_latches)
+        self.find_latches()
+
+    def close(self) -> None:
+        self._ports.on_change.remove(self.find_latches)
 
     def _on_miss(self) -> int:
         words = self.core.words
@@ -248,63 +253,52 @@ class Exits:
         text = f"signal {number} in emitted code {place}: {self.core.registers_text()}"
         return InternalError(text, where="translate")
 
-    def _may_use(self, port: int, size: int) -> bool:
-        """Whether code of ring 3 may use a port, as far as is quickly known (Intel SDM vol. 1 §19.5)."""
-        if self.core.words[W_SYSTEM_FLAGS] & RFLAGS_IOPL == RFLAGS_IOPL:
-            return True
-        task = self.core.cpu.sregs["tr"]
-        try:
-            start = self.core.linear.read_system(task["base"] + TSS_IO_MAP_BASE, 2) + (port >> 3)
-            if start + 1 > task["limit"]:
-                return False
-            bits = self.core.linear.read_system(task["base"] + start, 2)
-        except Fault:
-            return False
-        return not bits >> (port & 7) & (1 << size) - 1
-
-    def _port_by_interpreter(self, argument: int) -> int:
+    def take_late(self) -> None:
+        """Give the write that emitted code has kept back to its device."""
         words = self.core.words
-        words[W_RIP] = words[W_RIP] - (argument >> 12 & 15) & M64
-        self.core.step()
-        return self.finder.go()
+        late, words[W_LATE] = words[W_LATE], 0
+        size = late >> 16 & 7
+        write, place = self._ports.writer(late & 0xFFFF, size)
+        with self.core.lock:
+            write(place, size, late >> 32 & MASKS[size])
+
+    def find_latches(self) -> None:
+        """Tell emitted code which ports only the last write counts of."""
+        raw = self.core.raw
+        raw[context.LATCHES : context.LATCHES + PORTS] = bytes(PORTS)
+        for number in self._ports.latches:
+            raw[context.LATCHES + (number & 0xFFFF)] |= number >> 16
 
     def _on_port_out(self) -> int:
         words = self.core.words
-        argument = words[W_ARGUMENT]
-        size = argument & 7
-        port = argument >> 16 if argument & 0x100 else words[W_RDX] & 0xFFFF
-        if argument & 0x200 and not self._may_use(port, size):
-            return self._port_by_interpreter(argument)
-        value = words[W_RAX] & (0xFF, 0xFFFF, 0, 0xFFFF_FFFF)[size - 1]
-        write, place = self._ports.writer(port, size)
+        number = words[W_PORT]
+        size = number >> 16
+        write, place = self._ports.writer(number & 0xFFFF, size)
         lock = self.core.lock
         lock.acquire()  # by hand, as in machine/kvmcpu.py: faster than a with statement
         try:
-            write(place, size, value)
+            write(place, size, words[W_RAX] & MASKS[size])
         finally:
             lock.release()
-        return 0 if words[W_ATTENTION] else words[W_RETURN]
+        return 0 if words[W_ATTENTION] else words[W_BLOCK_RETURN]
 
     def _on_port_in(self) -> int:
         words = self.core.words
-        argument = words[W_ARGUMENT]
-        size = argument & 7
-        port = argument >> 16 if argument & 0x100 else words[W_RDX] & 0xFFFF
-        if argument & 0x200 and not self._may_use(port, size):
-            return self._port_by_interpreter(argument)
-        read, place = self._ports.reader(port, size)
+        number = words[W_PORT]
+        size = number >> 16
+        read, place = self._ports.reader(number & 0xFFFF, size)
         lock = self.core.lock
         lock.acquire()
         try:
             value = read(place, size)
         finally:
             lock.release()
+        mask = MASKS[size]
         if size == 4:
-            words[W_RAX] = value & 0xFFFF_FFFF
+            words[W_RAX] = value & mask
         else:
-            mask = (1 << 8 * size) - 1
             words[W_RAX] = words[W_RAX] & ~mask | value & mask
-        return 0 if words[W_ATTENTION] else words[W_RETURN]
+        return 0 if words[W_ATTENTION] else words[W_BLOCK_RETURN]
 
     def _on_event(self) -> int:
         """A log of the TLB was full, or a large page was dropped: everything goes."""

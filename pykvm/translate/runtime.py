@@ -9,7 +9,7 @@ An address of a routine is absolute, in the context: emitted blocks hold none, a
 
 from __future__ import annotations
 
-from pykvm.translate import context, copies, flushes, transitions, walks
+from pykvm.translate import context, copies, flushes, ports, transitions, walks
 from pykvm.translate.context import REGISTER_SLOT, SLOT
 from pykvm.translate.encode import ADD, CMP, R9, R10, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, XOR, Mem
 from pykvm.translate.routines import Routines, slot
@@ -47,6 +47,8 @@ class Runtime:
         for user in (0, 1):
             copies.rep(asm, "movs", user)
             copies.rep(asm, "stos", user)
+            ports.access(asm, "out", user)
+            ports.access(asm, "in", user)
         transitions.system(asm)
         self.enter = _enter(asm)
         self.signal_handler = _signal_handler(asm, origin, limit)
@@ -59,7 +61,7 @@ def _exits(asm: Routines) -> None:
     for name, reason in (
         *(("chain", "chain"), ("jump_miss", "jump"), ("leave_for_attention", "attention")),
         *(("stale", "stale"), ("interpret", "interpret"), ("sti", "sti")),
-        *(("do_port_out", "port-out"), ("do_port_in", "port-in"), ("do_bounce", "bounce")),
+        ("do_bounce", "bounce"),
     ):
         asm.entries[name] = asm.address(f"exit-{reason}")
     asm.entries["leave_for_attention_at"] = asm.here

@@ -24,7 +24,7 @@ from pykvm.x86.registers import (
     RFLAGS_TF,
     RFLAGS_VM,
 )
-from pykvm.x86.segments import null_segment
+from pykvm.x86.segments import TSS32_AVAILABLE, TSS32_BUSY, null_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,6 +161,9 @@ class ContextCpu(Cpu):
         for name in ("ss", "es", "ds", "fs", "gs"):
             words[SLOT[name] // 8] = sregs[name]["selector"]
         words[SLOT["cr2"] // 8] = sregs["cr2"]
+        task = sregs["tr"]
+        words[SLOT["tr_base"] // 8] = task["base"]
+        words[SLOT["tr_limit"] // 8] = task["limit"] if task["type"] in (TSS32_AVAILABLE, TSS32_BUSY) else 0
         self.commit_cr3()
 
     def commit_fpu(self) -> None:
