@@ -47,7 +47,7 @@ class Machine:
         self.guest.ports.attach(Device(self.seen, PLAIN), PLAIN, 1)
 
     def run(self, code: bytes, *, base: int = TSS, limit: int = LIMIT, denied: int = 0) -> tuple[int, int]:
-        """Run ``code`` with the TSS at ``base`` and the bitmap ``denied``; the vector, and how far it came."""
+        """Run ``code`` with the TSS at ``base`` and the bitmap ``denied``; the vector, and how far."""
         guest = self.guest
         guest.reset()
         guest.data = bytes(4 * PAGE)
@@ -128,7 +128,9 @@ def test_only_what_the_device_takes_whole_is_kept_back(machine, out, size):
 
 
 def test_flags_and_registers_stay(machine):
-    code = to(LATCH) + b"\xf9" + OUT_DX_AL + b"\x0f\x92\xc3" + to(PLAIN) + b"\xf9" + OUT_DX_AL + b"\x0f\x92\xc1"
+    code = (
+        to(LATCH) + b"\xf9" + OUT_DX_AL + b"\x0f\x92\xc3" + to(PLAIN) + b"\xf9" + OUT_DX_AL + b"\x0f\x92\xc1"
+    )
     assert machine.run(code) == (UD, len(code))
     regs = machine.guest.regs
     assert (regs[1], regs[2], regs[3]) == (1, PLAIN, 1)
