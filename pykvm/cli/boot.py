@@ -114,6 +114,7 @@ class Boot:
             self._machine.cpuid_seen,
             self._plan.config.kernel.image,
             linux=self._plan.linux,
+            crashed=(cause.crash or {}).get("cpu", 0),
         )
         return replace(cause, crash={**found, **(cause.crash or {"kind": kind})})
 

@@ -83,13 +83,17 @@ def _device(device: SerialConfig | DebugExitConfig) -> dict[str, Any]:
     return {"debug-exit": {"port": device.port}}
 
 
+def _cpus(count: int) -> str:
+    return f"{count} CPU{'s' if count > 1 else ''}"
+
+
 def _words(told: dict[str, Any]) -> list[str]:
     kernel = told["kernel"]
     version = f", {kernel['version']}" if kernel["version"] else ""
     packed = f" in a file packed by {kernel['packed']}" if kernel["packed"] else ""
     lines = [
         f"{told['source'] or kernel['image']}: nothing wrong",
-        f"machine   {told['name']}: {told['cpus']['count']} CPU ({told['cpus']['model']}), "
+        f"machine   {told['name']}: {_cpus(told['cpus']['count'])} ({told['cpus']['model']}), "
         f"{show_size(told['memory'])} of memory",
         f"kernel    {kernel['image']}: {TITLES[kernel['format']]}{packed}{version}",
         f"entry     {kernel['mode']} mode at {kernel['entry']:#x}",

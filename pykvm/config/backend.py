@@ -15,10 +15,20 @@ if TYPE_CHECKING:
 
 IN_KERNEL = ("interrupts", "pit")
 """The keys whose value ``kernel`` only KVM can give."""
+ONE_CPU = "translated machines have one CPU so far"
 
 
 def check(config: MachineConfig, root: Node) -> None:
     """Raise the error of keys that contradict one another."""
+    cpus = config.cpus
+    if cpus.max is not None and cpus.max < cpus.count:
+        raise root.nearest("cpus.max").error(
+            "cpus.max",
+            f"'{cpus.max}' is less than the {cpus.count} CPUs that the machine starts with",
+            f"write a number from {cpus.count} on, or leave it out",
+        )
+    if config.backend == "translate" and cpus.count > 1:
+        raise root.nearest("cpus.count").error("cpus", ONE_CPU, "write 1, or backend: kvm")
     for key in IN_KERNEL:
         if config.backend == "translate" and getattr(config, key) == "kernel":
             raise root.nearest(key).error(
@@ -41,6 +51,8 @@ def check(config: MachineConfig, root: Node) -> None:
 def asks_for_kvm(config: MachineConfig) -> str:
     """What in the machine file only KVM can give, beside ``backend: kvm``: ``pit: kernel`` or nothing."""
     asked = [f"{key}: kernel" for key in IN_KERNEL if getattr(config, key) == "kernel"]
+    if config.cpus.count > 1:
+        asked.append(f"cpus: {config.cpus.count}")
     return " and ".join(asked)
 
 

@@ -79,13 +79,11 @@ class Later:
 
 @frozen
 class Whole:
-    """A whole number from ``least`` to ``most``; those above ``so_far`` come later, says ``later``."""
+    """A whole number from ``least`` to ``most``."""
 
     least: int
     most: int
     hexadecimal: bool = False
-    so_far: int | None = None
-    later: str = ""
 
     def read(self, node: Node, path: str) -> int:
         least, most = (hex(n) if self.hexadecimal else str(n) for n in (self.least, self.most))
@@ -93,13 +91,10 @@ class Whole:
         value = number(node, path, "a number", parse_whole, remedy)
         if not self.least <= value <= self.most:
             raise node.error(path, f"{shown(node.text)} is out of range", remedy)
-        if self.so_far is not None and value > self.so_far:
-            raise value_comes_later(node, path, self.later, f"write {self.so_far}")
         return value
 
     def schema(self) -> Schema:
-        most = self.most if self.so_far is None else self.so_far
-        return {"type": "integer", "minimum": self.least, "maximum": most}
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
 
 
 @frozen

@@ -38,6 +38,7 @@ HOUR = 3600 * 10**9
 NAME = Name()
 CPU_MODELS = ("host", "baseline", "x86-64-v1", "x86-64-v2", "x86-64-v3")
 FEATURE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789_.-"  # as Linux and QEMU spell them
+MOST_CPUS = 64
 ADDRESS = Whole(least=0, most=FOUR_GIB - 1, hexadecimal=True)
 DEBUG_EXIT_PORT = Whole(least=0, most=0xFFFC, hexadecimal=True)  # the first of four
 
@@ -49,14 +50,14 @@ CPUS = Group(
     rows=(
         key(
             "count",
-            Whole(least=1, most=1024, so_far=1, later="pykvm runs machines of one CPU so far"),
+            Whole(least=1, most=MOST_CPUS),
             "How many CPUs the machine starts with.",
             default=1,
         ),
         key(
             "max",
-            Later(sentence="CPUs can't be added to a running machine yet"),
-            "How many CPUs it can grow to while it runs.",
+            Whole(least=1, most=MOST_CPUS),
+            "How many CPUs the tables have room for; those beyond count are told as absent.",
         ),
         key(
             "model",

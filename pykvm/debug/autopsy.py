@@ -7,6 +7,10 @@ from pykvm.debug import kallsyms, symbols
 from pykvm.debug.postmortem import examine
 from pykvm.errors import PykvmError
 
+# KVM_MP_STATE_ of Documentation/virt/kvm/api.rst, which all back ends use
+WAITING, HALTED = (1, 2), 3
+RFLAGS_IF = 1 << 9
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,24 +32,46 @@ def of_machine(
     entries: Sequence[dict[str, int]],
     kernel: str,
     *,
+    crashed: int = 0,
     linux: bool = False,
 ) -> dict[str, Any]:
-    """The post-mortem of the first CPU; ``kernel`` is the path of its image, ``linux`` whether it is Linux.
+    """The post-mortem of the CPU ``crashed``, and where the others were.
 
-    It raises nothing.
+    ``kernel`` is the path of the kernel's image, ``linux`` whether it is Linux. It raises nothing.
     """
+    names = _symbols(kernel) or (kallsyms.read(memory) if linux else None)
+    others = [_brief(number, cpu, names) for number, cpu in enumerate(cpus) if number != crashed]
+    found = _of_cpu(kind, cpus[crashed], memory, entries, names)
+    return {**found, "cpu": crashed, "other_cpus": others} if others else found
+
+
+def _of_cpu(
+    kind: str,
+    cpu: Cpu,
+    memory: Memory,
+    entries: Sequence[dict[str, int]],
+    names: symbols.Symbols | None,
+) -> dict[str, Any]:
     try:
-        state, raised = cpus[0].state(), cpus[0].raised()
+        state, raised = cpu.state(), cpu.raised()
     except Exception as error:  # whatever a back end can't give: how the guest ended is told all the same
         return {"what": f"the CPU's state can't be had: {type(error).__name__}: {error}"}
-    return examine(
-        kind,
-        state,
-        memory,
-        raised=raised,
-        entries=entries,
-        symbols=_symbols(kernel) or (kallsyms.read(memory) if linux else None),
-    )
+    return examine(kind, state, memory, raised=raised, entries=entries, symbols=names)
+
+
+def _brief(number: int, cpu: Cpu, names: symbols.Symbols | None) -> str:
+    """Where a CPU was that didn't crash, in a line."""
+    try:
+        state = cpu.state()
+    except Exception as error:  # as above
+        return f"CPU {number}: its state can't be had: {type(error).__name__}: {error}"
+    if state.get("mp_state") in WAITING:
+        return f"CPU {number}: not started"
+    rip, halted = state["regs"]["rip"], state.get("mp_state") == HALTED
+    name = names.name(rip) if names else ""
+    where = f"rip {rip:#x}" + (f" in {name}" if name else "")
+    interrupts = "on" if state["regs"]["rflags"] & RFLAGS_IF else "off"
+    return f"CPU {number}: {'halted' if halted else 'running'} at {where}, interrupts {interrupts}"
 
 
 def _symbols(kernel: str) -> symbols.Symbols | None:

@@ -103,6 +103,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     where = " in ".join(text for text in (found.get("symbol"), found.get("mode")) if text)
     if where:
         out.append(f"at rip {found['rip']:#x}: {where}")
+    if found.get("other_cpus"):
+        out += [f"this was CPU {found['cpu']}; the others:", *(f"  {text}" for text in found["other_cpus"])]
     before = found.get("exceptions_before")
     if before:
         out += ["exceptions before, the latest last:", *(f"  {text}" for text in before)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pykvm.config.backend import on_backend
 from pykvm.devices.bus import MemoryBus, PortBus
+from pykvm.errors import HostError
 from pykvm.host.cpuid import guest_cpuid
 from pykvm.kvm.system import Kvm, cpuid_entries, cpuid_table
 from pykvm.machine import board, verdict
@@ -16,6 +17,9 @@ from pykvm.machine.kvmcpu import KvmCpu
 from pykvm.machine.machine import Machine
 from pykvm.memory import layout
 from pykvm.x86 import cpuid
+
+FEWEST_VCPUS = 4
+"""What KVM allows where it doesn't tell (Documentation/virt/kvm/api.rst, KVM_CREATE_VCPU)."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,10 +85,18 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
     board.fit(machine, ports, mmio, lines, memory, own_pit=config.pit == "user")
 
     # CPUs.
-    entries = guest_cpuid(kvm, config.cpus, own_apic=own is not None)
-    for index in range(config.cpus.count):
+    cpus = config.cpus
+    allowed = vm.capability("KVM_CAP_MAX_VCPUS") or FEWEST_VCPUS
+    if cpus.count > allowed:
+        raise HostError(
+            f"{cpus.count} CPUs are more than the {allowed} that this host's KVM gives a machine",
+            where="cpus",
+            remedy="give the machine fewer CPUs",
+        )
+    entries = guest_cpuid(kvm, cpus, own_apic=own is not None)
+    for index in range(cpus.count):
         vcpu = vm.create_vcpu(index)
-        asked = cpuid.for_vcpu(entries, index, config.cpus.count)
+        asked = cpuid.for_vcpu(entries, index, cpus.max or cpus.count)
         cpu = kind(vcpu, ports, mmio, memory, machine.lock)
         thread = machine.add_cpu(cpu)
         vcpu.set_cpuid(cpuid_table(asked))
@@ -114,7 +126,7 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
     # CPUs.
     entries = cpuid.with_clocks(features.cpuid(config.cpus), TIMER_HZ, tsc_hz)
     for index in range(config.cpus.count):
-        asked = cpuid.for_vcpu(entries, index, config.cpus.count)
+        asked = cpuid.for_vcpu(entries, index, config.cpus.max or config.cpus.count)
         cpu = TranslatedCpu(
             index, memory, ports, mmio, machine.lock, asked, tsc_hz=tsc_hz, cause=verdict.crash
         )

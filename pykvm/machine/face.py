@@ -39,7 +39,10 @@ if TYPE_CHECKING:
             ...
 
         def halted_for_ever(self) -> bool:
-            """Halted with interrupts off: only an NMI, which nobody sends, could wake it."""
+            """Halted with interrupts off, or not started: only another CPU could bring it to life.
+
+            May be called from another thread while this CPU's waits at the gate.
+            """
             ...
 
         def raised(self) -> list[tuple[int, int | None, int | None, int]]:

@@ -68,6 +68,8 @@ RFLAGS_IF = 1 << 9
 EMULATION = abi.CONSTANTS["KVM_INTERNAL_ERROR_EMULATION"]
 HAS_BYTES = abi.CONSTANTS["KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES"]
 HALTED = abi.CONSTANTS["KVM_MP_STATE_HALTED"]
+WAITING = (abi.CONSTANTS["KVM_MP_STATE_UNINITIALIZED"], abi.CONSTANTS["KVM_MP_STATE_INIT_RECEIVED"])
+"""What a CPU is in that waits for INIT and SIPI."""
 
 
 class KvmCpu:
@@ -248,9 +250,12 @@ class KvmCpu:
         load_vcpu(self._vcpu, state)
 
     def halted_for_ever(self) -> bool:
-        if self._vcpu.mp_state() != HALTED:
+        state = self._vcpu.mp_state()
+        if state in WAITING:
+            return True
+        if state != HALTED or self._vcpu.regs()["rflags"] & RFLAGS_IF:
             return False
-        return not self._vcpu.regs()["rflags"] & RFLAGS_IF
+        return not self._vcpu.events()["nmi"]["pending"]  # another CPU may have sent one
 
     def raised(self) -> list[tuple[int, int | None, int | None, int]]:
         return []  # KVM doesn't tell

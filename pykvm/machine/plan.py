@@ -6,6 +6,7 @@ survives a fork, which a VM doesn't: so a warm parent can fork between plan and 
 
 from __future__ import annotations
 
+from pykvm.boot import mptable
 from pykvm.boot.acpi.board import Board
 from pykvm.boot.acpi.tables import build as build_tables
 from pykvm.boot.image import Image
@@ -14,7 +15,7 @@ from pykvm.cache import Cache
 from pykvm.config.model import SerialConfig
 from pykvm.frozen import frozen, replace
 from pykvm.machine.interrupts import COM_PORTS
-from pykvm.memory import GuestMemory
+from pykvm.memory import GuestMemory, layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ def make(config: MachineConfig, kernel: KernelConfig) -> Plan:
         tables = build_tables(_board(config)) if kernel.format != "flat" else None
         if tables:  # before the kernel, as Multiboot2 hands over a copy of the RSDP
             memory.write(tables.base, tables.image)
+            if memory.low_end >= layout.HIGH_RAM:
+                base = tables.base + len(tables.image) + 15 & ~15
+                pointer, configuration = mptable.build(_board(config), base)
+                memory.write(base, configuration)
+                memory.write(mptable.POINTER, pointer)
         entry = load(
             memory,
             images[0],

@@ -80,7 +80,7 @@ class Session:
         self._hinted = False
         self._next_look = 0
         self._exits_seen: list[int] = []
-        self._halted: set[int] = set()
+        self._all_seem_halted = False
         self._unprinted: Cause | None = None  # why not all came out that the guest printed
         machine.on_panic = self._on_panic_device
         for console in machine.consoles.values():
@@ -252,23 +252,35 @@ class Session:
             self._next_look = now + LOOK_EVERY
             exits = [sum(thread.cpu.exits) for thread in self.machine.cpus]
             if exits == self._exits_seen:
+                halted: set[int] = set()
                 for thread in self.machine.cpus:
-                    thread.call(self._look_at)
+                    thread.call(partial(self._look_at, halted))
             self._exits_seen = exits
+        if self._all_seem_halted:
+            self._all_seem_halted = False
+            self._look_at_all()
         return self._next_look
 
-    def _look_at(self, cpu: Cpu) -> None:
-        if not cpu.halted_for_ever():
-            self._halted.clear()
-            return
-        self._halted.add(cpu.index)
-        if len(self._halted) == len(self.machine.cpus):
+    def _look_at(self, halted: set[int], cpu: Cpu) -> None:
+        if cpu.halted_for_ever():
+            halted.add(cpu.index)
+            if len(halted) == len(self.machine.cpus):
+                self._all_seem_halted = True
+                self.machine.nudge()
+
+    def _look_at_all(self) -> None:
+        """Each was found halted, but may have been woken by another since: look at all at rest."""
+        machine = self.machine
+        machine.pause()
+        if all(thread.cpu.halted_for_ever() for thread in machine.cpus):
             cause = verdict.crash(
                 "halted",
                 "the guest has stopped for ever: all its CPUs are halted with interrupts off",
                 "a kernel does so after a fatal error; its last words, if any, say which",
             )
-            self.machine.post(cause if self.panic is None else _panic_cause(self.panic))
+            machine.post(cause if self.panic is None else _panic_cause(self.panic))
+        else:
+            machine.resume()
 
     def _hint(self) -> None:
         self._hinted = True

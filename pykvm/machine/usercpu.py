@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pykvm.memory import GuestMemory
 
 IA32_APIC_BASE = 0x1B
+UNINITIALIZED = abi.CONSTANTS["KVM_MP_STATE_UNINITIALIZED"]
 RUNNABLE = abi.CONSTANTS["KVM_MP_STATE_RUNNABLE"]
 NO_EVENTS = {
     "flags": abi.CONSTANTS["KVM_VCPUEVENT_VALID_NMI_PENDING"] | abi.CONSTANTS["KVM_VCPUEVENT_VALID_SHADOW"]
@@ -266,7 +267,13 @@ class UserInterruptCpu(KvmCpu):
     def state(self) -> dict[str, Any]:
         if self._nmi or self._init or self._sipi is not None:
             self._do_as_told()  # so that it is in KVM's part of the state
-        return {**super().state(), "mp_state": HALTED if self._halted else RUNNABLE}
+        return {**super().state(), "mp_state": self._activity}
+
+    @property
+    def _activity(self) -> int:
+        if self._apic.waiting:
+            return UNINITIALIZED
+        return HALTED if self._halted else RUNNABLE
 
     def load(self, state: dict[str, Any]) -> None:
         parts = dict(state)
@@ -279,7 +286,8 @@ class UserInterruptCpu(KvmCpu):
         self._page.u8[READY_FOR_INTERRUPT_INJECTION] = 0
 
     def halted_for_ever(self) -> bool:
-        return self._halted and not self._page.u8[IF_FLAG] and not self._wakes()
+        stands = self._apic.waiting or (self._halted and not self._page.u8[IF_FLAG])
+        return stands and not self._wakes()
 
 
 def _started(selector: int, base: int, ip: int) -> dict[str, Any]:

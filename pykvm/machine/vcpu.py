@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 
+from pykvm.frozen import replace
 from pykvm.machine import verdict
 
 TYPE_CHECKING = False
@@ -84,6 +85,8 @@ class VcpuThread:
         except BaseException as error:  # the thread's last word: the machine must hear of it
             cause = verdict.fault(error)
         if cause is not None:
+            if cause.crash is not None:  # the post-mortem is to look at this one
+                cause = replace(cause, crash={**cause.crash, "cpu": self.cpu.index})
             self._ended(cause)
         with self._sending:
             self._ready = False

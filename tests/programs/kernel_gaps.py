@@ -129,6 +129,9 @@ KVM_CANNOT = {
 }
 """Kernels that no KVM can run, also with QEMU in pykvm's place."""
 
+TRANSLATED_CANNOT: dict[str, str] = {"smp": "translated machines have one CPU so far"}
+"""Kernels that the translator can't run."""
+
 _NO_SYSENTER = "SYSENTER in 64-bit mode is #UD, as on an AMD processor"
 
 LAB: dict[str, dict[str, str]] = {

@@ -13,6 +13,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[2] / "guests" / "tests"
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/machine.yaml"))
 LONG = 60  # seconds; a busy host is slow
+CPUS = {"smp": 4}
+"""How many CPUs a kernel's machine has, where that is not one."""
 STATUS = {"triple": 125}
 """How `pykvm boot` ends, where that is not 0."""
 
@@ -64,7 +66,16 @@ def tcg(name: str) -> str:
         "-m",
         "16",
     ]
-    command += ["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"]
+    command += [
+        "-smp",
+        str(CPUS.get(name, 1)),
+        "-display",
+        "none",
+        "-nodefaults",
+        "-no-reboot",
+        "-serial",
+        "stdio",
+    ]
     command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     command += ["-kernel", str(FOLDER / name / f"{name}.bin")]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * LONG)

@@ -87,11 +87,11 @@ WRONG = [
     (K + "memory: 2097153", "machine.yaml:2:9: memory: '2097153' is not a multiple of 4K; write 2M"),
     (K + f"memory: {'9' * 5000}",
      f"machine.yaml:2:9: memory: '{'9' * 39}…' is not a size; write 512M or 1G"),
-    (K + "cpus: 0", "machine.yaml:2:7: cpus: '0' is out of range; write a number from 1 to 1024"),
+    (K + "cpus: 0", "machine.yaml:2:7: cpus: '0' is out of range; write a number from 1 to 64"),
     (K + "cpus: two", "machine.yaml:2:7: cpus: 'two' is not a whole number; write digits, such as 244 or 0xf4"),
     (K + "cpus: 1.0", "machine.yaml:2:7: cpus: '1.0' is not a whole number; write digits, such as 244 or 0xf4"),
     (K + "cpus: [1]", "machine.yaml:2:7: cpus: a list is not a number of CPUs; write cpus: 1"),
-    (K + "cpus: {count: []}", "machine.yaml:2:15: cpus.count: a list is not a number; write a number from 1 to 1024"),
+    (K + "cpus: {count: []}", "machine.yaml:2:15: cpus.count: a list is not a number; write a number from 1 to 64"),
     (K + "cpus: {model: 486}", "machine.yaml:2:15: cpus.model: '486' is not a CPU model; "
      "write host, baseline, x86-64-v1, x86-64-v2 or x86-64-v3"),
     (K + "cpus: {features: avx2}",
@@ -175,9 +175,12 @@ WRONG = [
     (K + "devices:\n  - debug-exit: {}\n  - debug-exit: {port: 0xf7}",
      "machine.yaml:4:24: devices.1.debug-exit.port: 0xf7 is taken by devices.0.debug-exit; write another port"),
     # what comes later
-    (K + "cpus: 2", "machine.yaml:2:7: cpus: '2' comes later: pykvm runs machines of one CPU so far; write 1"),
-    (K + "cpus: {max: 4}",
-     "machine.yaml:2:13: cpus.max: comes later: CPUs can't be added to a running machine yet; leave it out"),
+    (K + "cpus: 65", "machine.yaml:2:7: cpus: '65' is out of range; write a number from 1 to 64"),
+    (K + "cpus: {count: 4, max: 3}",
+     "machine.yaml:2:23: cpus.max: '3' is less than the 4 CPUs that the machine starts with; "
+     "write a number from 4 on, or leave it out"),
+    (K + "cpus: 2\nbackend: translate",
+     "machine.yaml:2:7: cpus: translated machines have one CPU so far; write 1, or backend: kvm"),
     (K + "memory: {max: 2G}",
      "machine.yaml:2:15: memory.max: comes later: memory can't be added to a running machine yet; leave it out"),
     (K + "memory: {hugepages: true}", "machine.yaml:2:21: memory.hugepages: 'true' comes later: "

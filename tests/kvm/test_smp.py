@@ -1,0 +1,130 @@
+"""Machines of several CPUs under KVM, with the interrupt controllers in the kernel and pykvm's own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[2] / "guests" / "tests"
+BOOT = [sys.executable, "-m", "pykvm", "boot"]
+LONG = 120
+
+LIBRARY = TESTS / "lib"
+# Starts the CPUs 1 to 3 at 0x30000, where `others` was copied to, and goes on.
+START = """
+%include "pc.inc"
+APIC    equ 0xfee00000
+main:   mov     esi, others
+        mov     edi, 0x30000
+        mov     ecx, 64
+        rep     movsb
+        mov     dword [APIC + 0xf0], 0x1ff
+        mov     dword [APIC + 0x300], 0xc4500
+        mov     dword [APIC + 0x300], 0xc4630
+        jmp     first
+        bits    16
+others: lock inc word [cs:0x100]
+"""
+ALL_UP = """
+        bits    32
+first:  cmp     word [0x30100], 3
+        jne     first
+"""
+
+
+@pytest.fixture(params=["kernel", "user"])
+def boot(request, tmp_path):
+    """Boots a kernel of four CPUs: the process's status, its words, the report."""
+
+    def boot(others: str, first: str, *more: str, all_up: bool = True) -> tuple[int, str, dict]:
+        (tmp_path / "k.asm").write_text(START + others + (ALL_UP if all_up else "") + first)
+        subprocess.run(
+            ["nasm", "-f", "bin", "-I", f"{LIBRARY}/", "-o", tmp_path / "k.bin", tmp_path / "k.asm"],
+            check=True,
+        )
+        (tmp_path / "machine.yaml").write_text(
+            f"cpus: 4\nmemory: 16M\nbackend: kvm\ninterrupts: {request.param}\n"
+            "kernel: {image: k.bin, format: flat, entry: protected, load: 0xa000}\n"
+        )
+        report = tmp_path / "report.json"
+        done = subprocess.run(
+            [*BOOT, tmp_path, "--report", report, *more],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+        )
+        return done.returncode, done.stderr, json.loads(report.read_text())
+
+    return boot
+
+
+def test_a_machine_whose_cpus_all_spin_ends_in_time(boot):
+    status, said, _ = boot("jmp $", 'say "all up"\n jmp $', "--timeout", "4s")
+    assert status == 124, said
+    assert said.count("CPU ") == 4  # the first's heading and a line for each of the others
+
+
+def test_a_cpu_that_is_not_the_first_may_end_the_machine(boot):
+    status, said, told = boot("mov al, 9\n out 0xf4, al\n jmp $", "jmp $", "--timeout", f"{LONG}s")
+    assert (status, told["outcome"]) == (9, "debug-exit"), said
+
+
+def test_the_post_mortem_is_of_the_cpu_that_crashed(boot):
+    # The CPU that is counted last makes its IDT empty and raises #UD.
+    crash = "mov dx, 1\n lock xadd [cs:0x102], dx\n cmp dx, 2\n jne $\n o32 lidt [cs:0x110]\n ud2"
+    status, said, told = boot(crash, "jmp $", "--timeout", f"{LONG}s")
+    assert (status, told["crash"]["kind"]) == (125, "triple-fault"), said
+    assert told["crash"]["cpu"] in (1, 2, 3)
+    assert len(told["crash"]["other_cpus"]) == 3
+
+
+def test_all_cpus_halted_is_the_end(boot):
+    status, said, told = boot("cli\n hlt\n jmp $", "cli\n hlt\n jmp $", "--timeout", f"{LONG}s")
+    assert (status, told["crash"]["kind"]) == (125, "halted"), said
+
+
+def test_cpus_that_nobody_starts_do_not_keep_a_halted_machine_alive(boot):
+    ends = """
+first:  mov dword [APIC + 0x300], 0xc4500  ; INIT: they wait for a SIPI that never comes
+        mov ecx, 100000
+        loop $
+        mov dword [APIC + 0x300], 0xc4500
+        cli
+        hlt
+        jmp $
+"""
+    status, said, told = boot(ends.replace("first:", "jmp $\nbits 32\nfirst:"), "", all_up=False)
+    assert (status, told["crash"]["kind"]) == (125, "halted"), said
+    assert said.count("not started") == 3
+
+
+def test_a_host_that_allows_fewer_cpus_says_so(monkeypatch):
+    from pykvm.config import defaults_for
+    from pykvm.errors import HostError
+    from pykvm.kvm.system import Kvm
+    from pykvm.kvm.vm import Vm
+    from pykvm.machine import plan as plans
+    from pykvm.machine.build import build
+
+    capability = Vm.capability
+    monkeypatch.setattr(
+        Vm, "capability", lambda self, name: 2 if name == "KVM_CAP_MAX_VCPUS" else capability(self, name)
+    )
+    image = str(TESTS / "smp" / "smp.bin")
+    config = defaults_for(
+        image,
+        ["kernel.format=flat", "kernel.entry=protected", "kernel.load=0xa000", "cpus=3", "devices=[]"],
+    )
+    plan = plans.make(config, config.kernel)
+    try:
+        with Kvm() as kvm, pytest.raises(HostError, match="3 CPUs are more than the 2") as caught:
+            build(plan, kvm)
+        assert caught.value.where == "cpus"
+        assert caught.value.status == 69
+    finally:
+        plan.memory.close()
