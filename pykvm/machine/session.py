@@ -120,7 +120,7 @@ class Session:
         while self._panic_watches:
             self._panic_watches.pop().close()
         self.panic = self._suspicion = None
-        self._exits_seen, self._halted = [], set()
+        self._exits_seen, self._all_seem_halted = [], False
         for console in self.machine.consoles.values():
             self._panic_watches.append(
                 PanicWatch(

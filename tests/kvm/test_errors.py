@@ -37,7 +37,7 @@ def pykvm(*arguments: str | Path, before: tuple[str, ...] = ()) -> subprocess.Co
         (("bot",), 64, "did you mean boot?"),
         (("boot", "hello", "--nosuch"), 64, "unrecognized arguments"),
         (("boot", "hello", "--set", "memory=512MB"), 64, "'512MB' is not a size"),
-        (("boot", "hello", "--set", "cpus=65"), 65, "cpus"),
+        (("boot", "hello", "--set", "cpus=65"), 64, "cpus"),
         (("boot", "hello", "--timeout", "soon"), 64, "soon"),
         (("boot", "/"), 65, "without machine.yaml"),
         (("check", "hello", "--set", "kernel.image=/nonexistent"), 65, "/nonexistent: cannot be read"),
