@@ -17,6 +17,7 @@ from pykvm.boot.versions import compare
 from pykvm.cache import Cache, sha256_of_file
 from pykvm.errors import HostError
 from pykvm.frozen import frozen
+from pykvm.libc.processes import running
 from pykvm.progress import Progress, size_of
 
 TYPE_CHECKING = False
@@ -142,7 +143,7 @@ class Apt:
         log = os.path.join(folder, "apt.log")
         with open(log, "w+b") as output:
             try:
-                process = subprocess.Popen(
+                with running(
                     command,
                     cwd=folder,
                     stdin=subprocess.DEVNULL,
@@ -150,21 +151,16 @@ class Apt:
                     stderr=output,
                     pass_fds=(writer,),
                     env=_environment(),
-                )
+                ) as process:
+                    os.close(writer)
+                    writer = -1
+                    self._follow(reader)
             except FileNotFoundError:
-                os.close(reader)
                 raise _no_apt("apt-get") from None
             finally:
-                os.close(writer)
-            with process, open(reader, encoding="utf-8", errors="replace") as status:
-                try:
-                    for line in status:  # dlstatus:1:42.5:Retrieving file 1 of 1 (5s remaining)
-                        fields = line.split(":")
-                        if fields[0] == "dlstatus" and len(fields) > 2:
-                            self._progress.at(_number(fields[2]), 100)
-                except BaseException:
-                    process.terminate()  # else it would be waited for
-                    raise
+                for fd in (reader, writer):
+                    if fd >= 0:
+                        os.close(fd)
             if process.returncode:
                 output.seek(0)
                 said = output.read().decode(errors="replace")
@@ -177,6 +173,14 @@ class Apt:
                     if full
                     else "is the network up, and are its sources right?",
                 )
+
+    def _follow(self, reader: int) -> None:
+        """Show the progress that apt tells on its status descriptor, until it ends."""
+        with open(reader, encoding="utf-8", errors="replace", closefd=False) as status:
+            for line in status:  # dlstatus:1:42.5:Retrieving file 1 of 1 (5s remaining)
+                fields = line.split(":")
+                if fields[0] == "dlstatus" and len(fields) > 2:
+                    self._progress.at(_number(fields[2]), 100)
 
     def _run(self, program: str, *words: str) -> subprocess.CompletedProcess[str]:
         try:

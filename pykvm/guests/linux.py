@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import tarfile
 from collections import deque
@@ -13,6 +12,7 @@ from threading import Thread
 from pykvm.boot.apt import files_in
 from pykvm.errors import HostError, InputError
 from pykvm.guests import tools
+from pykvm.libc.processes import running
 from pykvm.progress import size_of
 
 TYPE_CHECKING = False
@@ -170,8 +170,9 @@ def _make(
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **BUILT_BY}
     command = ["make", "ARCH=x86_64", *words]
     last: deque[str] = deque(maxlen=LAST_LINES)
-    with subprocess.Popen(
+    with running(
         command,
+        session=True,  # with its compilers: what they write is going away
         cwd=source,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -179,17 +180,12 @@ def _make(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,
     ) as make:
         assert make.stdout is not None
-        try:
-            for count, line in enumerate(make.stdout, 1):
-                output.write(line)
-                last.append(line.rstrip())
-                at(count)
-        except BaseException:
-            os.killpg(make.pid, signal.SIGTERM)  # with its compilers: what they write is going away
-            raise
+        for count, line in enumerate(make.stdout, 1):
+            output.write(line)
+            last.append(line.rstrip())
+            at(count)
     if make.returncode:
         output.flush()
         lines = "\n".join(f"  {line}" for line in last)
