@@ -85,6 +85,7 @@ class MachineConfig:
     interrupts: str | None
     pit: str | None
     hpet: bool
+    display: str
     transport: str
     devices: tuple[SerialConfig | DebugExitConfig, ...]
     on: OnConfig

@@ -292,6 +292,12 @@ MACHINE = Group(
             default=False,
         ),
         key(
+            "display",
+            Choice(noun="a place for the screen", now=("terminal", "none")),
+            "Where the VGA's text screen is shown, and whose keys are the keyboard's.",
+            default="terminal",
+        ),
+        key(
             "transport",
             Choice(
                 noun="a transport",

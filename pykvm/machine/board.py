@@ -31,6 +31,7 @@ from pykvm.machine.interrupts import (
     Switched,
 )
 from pykvm.memory import layout
+from pykvm.terminal.display import Display
 from pykvm.terminal.open import make_console
 
 TYPE_CHECKING = False
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pykvm.machine.interrupts import IsaLines
     from pykvm.machine.machine import Machine
     from pykvm.memory import GuestMemory
+    from pykvm.terminal.console import Console
 
 
 def fit(
@@ -116,16 +118,7 @@ def fit(
         if isinstance(device, SerialConfig):
             port, irq = COM_PORTS[device.port]
             if device.port not in machine.consoles:
-                machine.consoles[device.port] = machine.keep(
-                    make_console(
-                        device.to,
-                        device.port,
-                        machine.loop,
-                        folder=config.folder,
-                        on_stop=lambda: machine.post(verdict.signal(2, "Ctrl-A x")),
-                        on_hangup=lambda: machine.post(verdict.signal(1, "the terminal's end")),
-                    )
-                )
+                machine.consoles[device.port] = _console(machine, device.to, device.port)
             console = machine.consoles[device.port]
             uart = Serial(lines.line(irq), console.output, patient=True)
             console.attach(uart)
@@ -135,3 +128,34 @@ def fit(
             part(f"debug-exit-{device.port:#x}", end, device.port, debugexit.PORTS, width=debugexit.WIDTH)
         else:
             raise InternalError(f"no part for {device!r}", where="board")
+
+    machine.display = machine.display or _display(machine)
+    keyboard.on_room = machine.display.fit(screen.picture, keyboard.key).room
+
+
+def _console(machine: Machine, to: str, name: str) -> Console:
+    return machine.keep(
+        make_console(
+            to,
+            name,
+            machine.loop,
+            folder=machine.config.folder,
+            on_stop=lambda: machine.post(verdict.signal(2, "Ctrl-A x")),
+            on_hangup=lambda: machine.post(verdict.signal(1, "the terminal's end")),
+        )
+    )
+
+
+def _display(machine: Machine) -> Display:
+    """The screen and keyboard, on the terminal if the machine file wants that."""
+    terminal, owned = None, False
+    if machine.config.display == "terminal":
+        from pykvm.terminal.standard import Terminal  # late, as each kind of console
+
+        terminal = next((c for c in machine.consoles.values() if isinstance(c, Terminal)), None)
+        owned = terminal is None
+        if terminal is None:
+            made = _console(machine, "terminal", "display")
+            terminal = made if isinstance(made, Terminal) else None
+    machine.consoles["display"] = display = machine.keep(Display(machine.loop, terminal, owned=owned))
+    return display

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pykvm.machine.face import Cpu
     from pykvm.machine.verdict import Cause
     from pykvm.terminal.console import Console
+    from pykvm.terminal.display import Display
 
     class Closer(Protocol):
         def close(self) -> object: ...
@@ -71,6 +72,8 @@ class Machine:
         self.cpus: list[VcpuThread] = []
         self.devices: dict[str, Device] = {}
         self.consoles: dict[str, Console] = {}
+        self.display: Display | None = None
+        """The one of the consoles that is the screen and the keyboard."""
         self.cpuid_asked: list[dict[str, int]] = []
         self.cpuid_seen: list[dict[str, int]] = []
         """What KVM was asked to show as CPUID, and what the guest sees: KVM may put back what was off."""

@@ -61,8 +61,10 @@ def report(
         "exits": machine.exits() if machine is not None else {},
         "rss_bytes": own_rss(),
         "host": host or {},
-        "console_tail": "\n".join(c.tap.tail() for c in consoles),
+        "console_tail": "\n".join(c.tap.tail() for c in consoles if c.tap.first_output_ns),
     }
+    if machine is not None and machine.display is not None and machine.display.rows:
+        told["screen"] = "\n".join(machine.display.rows) + "\n"
     if guest:
         told["guest"] = guest
     if cause.crash is not None:

@@ -27,6 +27,11 @@ class Input:
     def attach(self, port: Port) -> None:
         self._port = port
         port.on_rx_room = self.room
+        self.room()
+
+    @property
+    def port(self) -> Port | None:
+        return self._port
 
     def connect(self, fd: int) -> None:
         """Feed the guest from ``fd``, and close it in the end."""

@@ -11,10 +11,14 @@ PREFIX = b"\x01"  # Ctrl-A
 STOP = "stop"
 BREAK = "break"
 HELP = "help"
+SCREEN = "screen"
+VIEW = "view"
 
 COMMANDS = {
     b"x": (STOP, "stop the machine"),
     b"b": (BREAK, "send a break"),
+    b"s": (SCREEN, "print the guest's screen"),
+    b"v": (VIEW, "change between the serial port and the screen"),
     b"h": (HELP, "list these keys"),
 }
 

@@ -93,6 +93,18 @@ class Output:
                 self._loop.add(self._fd, on_writable=self._writable)
         self._make_room()
 
+    def show(self, data: bytes) -> None:
+        """Write ``data``, which no port printed and no tap hears. On the I/O thread, or after its end."""
+        self._take_fresh()
+        if self._fd is not None:
+            self._pending += data
+        self.flush()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the reader has not taken all yet."""
+        return bool(self._pending)
+
     def drain(self, seconds: float | None, wake: int | None = None) -> bool:
         """Write all that waits, each time waiting up to ``seconds`` (None: for ever) for the reader.
 

@@ -55,14 +55,21 @@ class Terminal(Console):
         self._loop = loop
         self._stdin = stdin
         self._stdout = stdout
+        self.interactive = all(fd is not None and os.isatty(fd) for fd in (stdin, stdout))
+        """Whether it is a screen with a keyboard."""
         self._on_hangup = on_hangup
-        self._commands: dict[str, Callable[[], None]] = {STOP: on_stop, HELP: self._help}
+        self.commands: dict[str, Callable[[], None]] = {STOP: on_stop, HELP: self._help}
         self._mode: RawMode | None = None
         self._terminal: int | None = None  # for its mode and process group
         self._parent: int | None = None
         self._greeted = False
         if stdin is not None and os.isatty(stdin):
             self.input = Keyboard(loop, self._command, self._may_read)
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is one that we have now."""
+        return self._mode is not None and self._mode.active
 
     def start(self) -> None:
         if self._stdout is not None:
@@ -71,7 +78,7 @@ class Terminal(Console):
             return
         if isinstance(self.input, Keyboard):
             self._terminal = own(self._stdin, os.O_RDWR)[0]
-            if self._stdout is not None and os.isatty(self._stdout):
+            if self.interactive:
                 from pykvm.terminal.mode import RawMode  # late: termios is for terminals only
 
                 self._mode = RawMode(self._terminal)
@@ -105,9 +112,9 @@ class Terminal(Console):
             self._terminal = self._mode = None
 
     def say(self, text: str) -> None:
-        self._print(f"pykvm: {text}\n")
+        self.print(f"pykvm: {text}\n")
 
-    def _print(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Write to standard error: on a raw terminal in lines of their own, each with its return."""
         if self._mode is not None and self._mode.active:
             if not self.tap.at_line_start:
@@ -116,11 +123,11 @@ class Terminal(Console):
         say(text)
 
     def _command(self, name: str) -> None:
-        self._commands[name]()
+        self.commands.get(name, self._help)()
 
     def _help(self) -> None:
         self.output.flush()  # what the guest printed before comes before
-        self._print("".join(f"{line}\n" for line in HELP_LINES))
+        self.print("".join(f"{line}\n" for line in HELP_LINES))
 
     def _take_terminal(self) -> None:
         """Go raw, now or when we are in the foreground.

@@ -61,6 +61,7 @@ def test_a_kernel_alone_gives_the_machine_with_all_defaults(machine):
         interrupts=None,
         pit=None,
         hpet=False,
+        display="terminal",
         transport="pci",
         devices=(SerialConfig(port="com1", to="terminal"), DebugExitConfig(port=0xF4)),
         on=OnConfig(reset="exit", panic="exit"),

@@ -47,7 +47,7 @@ WRONG = [
     (K + "cmdline: a", "machine.yaml:2:1: cmdline: not a key that pykvm knows; did you mean kernel.cmdline?"),
     (K + "on: {x: 1}", "machine.yaml:2:6: on.x: not a key that pykvm knows; write reset or panic"),
     (K + '"a\\eb": 1', "machine.yaml:2:1: 'a\\x1bb': not a key that pykvm knows; write name, cpus, memory, kernel, "
-     "firmware, backend, interrupts, pit, hpet, transport, devices, limits, on or expect"),
+     "firmware, backend, interrupts, pit, hpet, display, transport, devices, limits, on or expect"),
     (K + "pit: none\n\npit: user", "machine.yaml:4:1: pit: stands here and in line 2; keep one of the two"),
     ("kernel: {image: a, 'image': b}",
      "machine.yaml:1:20: kernel.image: stands here and in line 1; keep one of the two"),

@@ -1,0 +1,225 @@
+"""The console that is a screen and a keyboard: the guest draws, the terminal shows it, keys go back.
+
+There is one terminal, and a serial port may have it. The screen takes it when the guest has drawn while the
+port was silent, and gives it back when the port speaks; Ctrl-A v changes between them at any time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pykvm.terminal import screen
+from pykvm.terminal.console import Console
+from pykvm.terminal.keys import SCREEN, VIEW
+from pykvm.terminal.transcript import Transcript
+from pykvm.terminal.typed import TypedKeys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pykvm.terminal.faces import Loop, Port
+    from pykvm.terminal.screen import Picture
+    from pykvm.terminal.standard import Terminal
+
+QUICK, SLOW = 33_000_000, 264_000_000
+"""Nanoseconds from look to look: of a picture that changes, and at most."""
+
+
+class Display(Console):
+    """``terminal`` is None where nobody is to see it: its text is in the tap and the report all the same.
+
+    ``owned``: no serial port has the terminal; it is opened when the guest first draws. Guests write the
+    screen's memory without an exit, so it is looked at now and then, the less often the longer nothing
+    changes.
+    """
+
+    where = "the screen"
+
+    def __init__(self, loop: Loop, terminal: Terminal | None, *, owned: bool) -> None:
+        super().__init__(loop)
+        self.rows: list[str] = []
+        """The text that was last seen; [] where the guest has drawn nothing."""
+        self._loop = loop
+        self._terminal = terminal
+        self._owned = owned
+        self._started = not owned  # the terminal
+        self._taken = False
+        self._drawn = False
+        self._chosen = False  # by Ctrl-A v
+        self._pause = QUICK
+        self._serial: Port | None = None  # which had the terminal before
+        self._seen: Picture | None = None
+        self._picture: Callable[[], Picture | None] = lambda: None
+        self._screen = screen.Screen()
+        self._transcript = Transcript()
+        self._keys = TypedKeys(lambda codes: True)
+        if terminal is not None:
+            terminal.commands[SCREEN] = self._tell
+            terminal.commands[VIEW] = self._change
+            terminal.tap.listeners.append(self._serial_speaks)
+            if owned:
+                terminal.output.on_lost = self._lost
+
+    def fit(self, picture: Callable[[], Picture | None], press: Callable[[bytes], bool]) -> TypedKeys:
+        """Serve a new board: ``picture`` is what its screen shows, ``press`` its keyboard's.
+
+        The keyboard calls ``room`` of what is returned.
+        """
+        if self._taken and self._terminal is not None and self._terminal.input.port is not self._keys:
+            self._serial = self._terminal.input.port  # the new board's
+        self._release()
+        self._picture = picture
+        self._drawn = self._chosen = False
+        self._seen = None
+
+        def pressed(codes: bytes) -> bool:
+            self._hurry()
+            return press(codes)
+
+        self._keys = TypedKeys(pressed)
+        return self._keys
+
+    def start(self) -> None:
+        self._loop.post(self._look)
+
+    def suspend(self) -> None:
+        if self._owned and self._started and self._terminal is not None:
+            self._terminal.suspend()
+
+    def resume(self) -> None:
+        if self._owned and self._started and self._terminal is not None:
+            self._terminal.resume()
+        self._screen.forget()
+        self._seen = None
+
+    def drain(self, seconds: float | None, wake: int | None = None) -> bool:
+        self._see(last=True)
+        if not self.tap.at_line_start:
+            self.tap.feed(b"\n")
+        if not self._taken or self._terminal is None:
+            return True
+        if not self._terminal.interactive:
+            self._print(self._transcript.take_rest())
+        self._release()
+        return self._terminal.drain(seconds, wake)
+
+    def close(self) -> None:
+        super().close()
+        if self._owned and self._terminal is not None:
+            self._terminal.close()
+
+    def say(self, text: str) -> None:
+        if self._owned and self._started and self._terminal is not None:
+            self._terminal.say(text)
+        else:
+            super().say(text)
+
+    # Looking
+
+    def _look(self) -> None:
+        self._see()
+        self._loop.later(self._pause, self._look)
+        self._pause = min(2 * self._pause, SLOW)
+
+    def _hurry(self) -> None:
+        """A key was pressed: the guest is going to show it."""
+        if self._pause > QUICK:
+            self._pause = QUICK
+            self._loop.post(lambda: self._loop.later(QUICK, self._see))
+
+    def _see(self, last: bool = False) -> None:
+        """Look at the picture, and show what is new. ``last``: the guest will draw no more."""
+        picture = self._picture()
+        if picture is None or picture == self._seen or not (self._drawn or _has_text(picture)):
+            return
+        if self._taken and self._terminal is not None and self._terminal.output.waits:
+            return  # the reader is slow; it gets a later picture
+        self._pause = QUICK
+        # One look of grace: a guest that draws may be about to print as well.
+        silent = self._terminal is not None and self._terminal.tap.first_output_ns is None
+        if silent and not self._taken and (self._drawn or last) and not self._chosen:
+            self._take()
+        if not self._drawn:
+            self._drawn = True
+            self._seen = None
+        else:
+            self._seen = picture
+        self.rows = screen.until_last(screen.text(picture))
+        written = self._transcript.look(self.rows)
+        if written:
+            self.tap.feed(written.removeprefix("\n" * self.tap.at_line_start).encode())
+        self._show(picture)
+
+    def _show(self, picture: Picture) -> None:
+        if not self._taken or self._terminal is None:
+            self._bound()
+        elif not self._terminal.interactive:
+            self._print(self._transcript.take_gone())
+        elif self._terminal.raw:
+            size = os.get_terminal_size(1)
+            self._terminal.output.show(self._screen.draw(picture, size.columns or 80, size.lines or 25))
+
+    def _bound(self) -> None:
+        """What nobody prints is not kept for ever."""
+        del self._transcript.gone[:-1000]
+
+    def _print(self, lines: list[str]) -> None:
+        if lines and self._terminal is not None:
+            self._terminal.output.show("".join(f"{line}\n" for line in lines).encode())
+
+    # The terminal
+
+    def _take(self) -> None:
+        assert self._terminal is not None
+        if not self._started:
+            self._started = True
+            self._terminal.start()
+        self._taken = True
+        self._serial = self._terminal.input.port
+        self._terminal.input.attach(self._keys)
+        self._screen.forget()
+        self._seen = None
+        if self._terminal.raw:
+            self._terminal.output.show(b"\r\n" * os.get_terminal_size(1).lines)  # what was there scrolls off
+
+    def _release(self) -> None:
+        if self._taken and self._terminal is not None:
+            self._taken = False
+            self._terminal.output.show(self._screen.leave())
+            if self._serial is not None:
+                self._terminal.input.attach(self._serial)
+
+    def _serial_speaks(self, _: bytes) -> None:
+        if self._taken and not self._chosen:
+            self._release()
+
+    def _change(self) -> None:
+        self._chosen = True
+        if self._taken and not self._owned:
+            self._release()
+        else:
+            if not self._taken:
+                self._take()
+            self._seen = None
+            self._see()
+
+    def _tell(self) -> None:
+        assert self._terminal is not None
+        self._see()
+        if self._taken and self._terminal.interactive:
+            self._screen.forget()
+            self._seen = None
+            self._see()
+        elif self.rows:
+            self._terminal.print("".join(f"{row}\n" for row in self.rows))
+        else:
+            self._terminal.say("the guest has drawn nothing on its screen")
+
+    def _lost(self, error: OSError) -> None:
+        if self.output.on_lost is not None:
+            self.output.on_lost(error)
+
+
+def _has_text(picture: Picture) -> bool:
+    return bool(picture.cells[::2].strip(b"\0 \xff"))
