@@ -21,7 +21,7 @@ def test_there_are_guests_of_our_own():
 @pytest.mark.parametrize("source", OURS, ids=lambda path: path.stem)
 def test_an_image_is_what_its_source_makes(source, tmp_path):
     made = tmp_path / "made.bin"
-    subprocess.run(["nasm", "-f", "bin", "-o", made, source], check=True)
+    subprocess.run(["nasm", "-f", "bin", "-i", f"{source.parent}/", "-o", made, source], check=True)
     assert made.read_bytes() == source.with_suffix(".bin").read_bytes()
 
 
