@@ -6,11 +6,13 @@ survives a fork, which a VM doesn't: so a warm parent can fork between plan and 
 
 from __future__ import annotations
 
+from pykvm import __version__
 from pykvm.boot import mptable
 from pykvm.boot.acpi.board import Board
 from pykvm.boot.acpi.tables import build as build_tables
 from pykvm.boot.image import Image
 from pykvm.boot.load import load
+from pykvm.boot.smbios import build as build_smbios
 from pykvm.cache import Cache
 from pykvm.config.model import SerialConfig
 from pykvm.frozen import frozen, replace
@@ -62,6 +64,8 @@ def make(config: MachineConfig, kernel: KernelConfig) -> Plan:
                 pointer, configuration = mptable.build(_board(config), base)
                 memory.write(base, configuration)
                 memory.write(mptable.POINTER, pointer)
+                told = build_smbios(config.cpus.count, _ram(memory), __version__)
+                memory.write(told.base, told.image)
         entry = load(
             memory,
             images[0],
@@ -89,6 +93,12 @@ def _board(config: MachineConfig) -> Board:
         pit=config.pit != "none",
         hpet=config.hpet,
     )
+
+
+def _ram(memory: GuestMemory) -> tuple[tuple[int, int], ...]:
+    """Where memory is, as (start, end)."""
+    high = ((layout.FOUR_GIB, memory.high_end),) if memory.high_end > layout.FOUR_GIB else ()
+    return ((0, memory.low_end), *high)
 
 
 def _serials(config: MachineConfig) -> set[str]:
