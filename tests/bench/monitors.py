@@ -29,6 +29,9 @@ EXITS = 100_000
 SENT = 200_000  # bytes to the serial port
 TRANSLATED_SENT = 800_000
 FIFO_DEPTH = 16
+HELLO = 40  # bytes that the guest hello sends
+QEMU_DONE = 1  # isa-debug-exit's status for 0
+BAREST = "microvm,pit=off,pic=off,rtc=off,acpi=off"
 VMS = 20
 IDLE_SECONDS = 10.0
 
@@ -88,7 +91,7 @@ class Bench:
         ):
             found.append(self._serial(name, kernel, each, "kvm", SENT, about))
             found.append(self._serial(f"{name}, transl.", kernel, each, "translate", TRANSLATED_SENT, about))
-        found += [self._alone(), self._many()]
+        found += [self._hello(), self._alone(), self._many()]
         return found
 
     def kernel(self, work: str, count: int) -> Path:
@@ -132,6 +135,22 @@ class Bench:
             end = guest.until(b"e", LONG)
         return {name: (end - start) / count * 1e6}
 
+    def _hello(self) -> Measure:
+        """The guest of that name; in QEMU one that sends as many bytes, but starts by multiboot."""
+        words = qemu(self.kernel("SEND", HELLO - 2), "kvm", board=BAREST)
+
+        def measure(words: list[str], begin: bytes, status: int) -> Numbers:
+            with Watched(words, str(self.folder)) as guest:
+                output = guest.until(begin, LONG)
+                return {"hello, output": output, "hello": guest.until_end(LONG, status)}
+
+        rows = (
+            Row("hello", RATIO, 2.0, "s", f"whole process, {HELLO} bytes to com1 in it"),
+            Row("hello, output", RATIO, 2.0, "s", "until the first of them"),
+        )
+        ours = partial(measure, [*command(), "boot", "hello"], b"H", 0)
+        return Measure("hello", rows, ours, partial(measure, words, b"b", QEMU_DONE), "QEMU kvm")
+
     def _alone(self) -> Measure:
         kernel = self.kernel("IDLE", 1)
 
@@ -174,24 +193,29 @@ class Bench:
         return Measure("many", rows, partial(measure, ours), partial(measure, theirs), "QEMU kvm")
 
 
-def pykvm(kernel: Path, backend: str, *settings: str) -> list[str]:
+def pykvm(kernel: Path | str, backend: str, *settings: str, memory: int = MEMORY) -> list[str]:
     """The command line that boots ``kernel``."""
-    command = Path(sys.executable).with_name("pykvm")  # the console script, as a user starts it
-    start = [str(command)] if command.exists() else [sys.executable, "-m", "pykvm"]
-    words = (f"backend={backend}", f"memory={MEMORY}M", *settings)
-    return [*start, "boot", "--kernel", str(kernel), *(word for each in words for word in ("--set", each))]
+    words = (f"backend={backend}", f"memory={memory}M", *settings)
+    return [
+        *(*command(), "boot", "--kernel", str(kernel)),
+        *(word for each in words for word in ("--set", each)),
+    ]
 
 
-def qemu(kernel: Path, accelerator: str) -> list[str]:
+def command() -> list[str]:
+    """pykvm, as a user starts it: by the console script beside this Python."""
+    script = Path(sys.executable).with_name("pykvm")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "pykvm"]
+
+
+def qemu(kernel: Path | str, accelerator: str, memory: int = MEMORY, board: str = "microvm") -> list[str]:
     """The same for QEMU, as small as it gets: microvm. The CPU is one that host A takes (HOSTS.md)."""
     if shutil.which("qemu-system-x86_64") is None:
         raise Failure("no QEMU here; apt-get install qemu-system-x86")
     cpu = "host,arch-capabilities=off" if accelerator == "kvm" else "max"
-    options = (
-        "-M microvm -nodefaults -no-user-config -nographic -serial stdio -device isa-debug-exit,iobase=0xf4"
-    )
+    options = "-nodefaults -no-user-config -nographic -serial stdio -device isa-debug-exit,iobase=0xf4"
     return [
-        *("qemu-system-x86_64", "-accel", accelerator, "-cpu", cpu, "-m", str(MEMORY)),
+        *("qemu-system-x86_64", "-M", board, "-accel", accelerator, "-cpu", cpu, "-m", str(memory)),
         *(*options.split(), "-kernel", str(kernel)),
     ]
 

@@ -11,6 +11,7 @@ from guest_programs import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
 PROCESS_CLOCK = 2  # CPUCLOCK_SCHED of a whole process (linux/posix-timers.h)
@@ -18,16 +19,22 @@ SETTLE = 3.0  # seconds after the prompt until a guest counts as idle
 
 
 class Watched:
-    """The process that ``words`` start, with pykvm's cache in the folder ``cache``; ended at the end."""
+    """The process that ``words`` start, with pykvm's cache in the folder ``cache``; ended at the end.
 
-    def __init__(self, words: list[str], cache: str) -> None:
+    Without the PYTHON… variables of whoever measures: they change what Python's start costs. ``inherits`` are
+    open files that it gets.
+    """
+
+    def __init__(self, words: list[str], cache: str, *, inherits: Sequence[int] = ()) -> None:
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self._start = time.monotonic()
         self._process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,  # open, and silent
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYKVM_CACHE": cache},
+            env={**variables, "PYKVM_CACHE": cache},
+            pass_fds=inherits,
         )
         assert self._process.stdout is not None and self._process.stdin is not None
         self._out = self._process.stdout
@@ -44,21 +51,25 @@ class Watched:
             self._process.kill()
             self._process.communicate()
 
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._start
+
     def until(self, text: bytes, seconds: float) -> float:
         """Seconds from the start until the guest prints ``text``."""
         while text not in self.seen:
             if not self._read(seconds):
                 raise Failure(f"ended without {text!r}:\n{self._tail()}")
-        return time.monotonic() - self._start
+        return self.seconds()
 
-    def until_end(self, seconds: float) -> float:
-        """Seconds from the start until the process ends, which must be well."""
+    def until_end(self, seconds: float, status: int = 0) -> float:
+        """Seconds from the start until the process ends, which must be with ``status``."""
         while self._read(seconds):
             pass
-        status = self._process.wait()
-        if status:
-            raise Failure(f"status {status}:\n{self._tail()}")
-        return time.monotonic() - self._start
+        ended = self._process.wait()
+        if ended != status:
+            raise Failure(f"status {ended}, not {status}:\n{self._tail()}")
+        return self.seconds()
 
     def _read(self, seconds: float) -> bool:
         left = self._start + seconds - time.monotonic()

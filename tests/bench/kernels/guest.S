@@ -53,6 +53,12 @@ start:
     mov $COM1, %edx
     out %al, %dx
     .endm
+#elif defined SEND /* to com1, without asking */
+    .macro work
+    mov $COM1, %edx
+    mov $'x', %al
+    out %al, %dx
+    .endm
 #elif defined FIFO /* as a driver does it: wait for THRE, fill the FIFO */
     .macro work
     mov $COM1 + LSR, %edx
