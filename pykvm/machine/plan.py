@@ -6,13 +6,8 @@ survives a fork, which a VM doesn't: so a warm parent can fork between plan and 
 
 from __future__ import annotations
 
-from pykvm import __version__
-from pykvm.boot import mptable
-from pykvm.boot.acpi.board import Board
-from pykvm.boot.acpi.tables import build as build_tables
 from pykvm.boot.image import Image
 from pykvm.boot.load import load
-from pykvm.boot.smbios import build as build_smbios
 from pykvm.cache import Cache
 from pykvm.config.model import SerialConfig
 from pykvm.frozen import frozen, replace
@@ -56,22 +51,14 @@ def make(config: MachineConfig, kernel: KernelConfig) -> Plan:
     try:
         for path, name in zip((kernel.image, *kernel.initrd), (said.image, *said.initrd), strict=True):
             images.append(Image.open(path, name))
-        tables = build_tables(_board(config)) if kernel.format != "flat" else None
-        if tables:  # before the kernel, as Multiboot2 hands over a copy of the RSDP
-            memory.write(tables.base, tables.image)
-            if memory.low_end >= layout.HIGH_RAM:
-                base = tables.base + len(tables.image) + 15 & ~15
-                pointer, configuration = mptable.build(_board(config), base)
-                memory.write(base, configuration)
-                memory.write(mptable.POINTER, pointer)
-                told = build_smbios(config.cpus.count, _ram(memory), __version__)
-                memory.write(told.base, told.image)
+        # Before the kernel, as Multiboot2 hands over a copy of the RSDP. A flat kernel is left all of memory.
+        rsdp = _describe(config, memory) if kernel.format != "flat" else 0
         entry = load(
             memory,
             images[0],
             images[1:],
             kernel,
-            rsdp=tables.rsdp if tables else 0,
+            rsdp=rsdp,
             linux_words=CONSOLE if "com1" in _serials(config) else "",
             cache=Cache(),
         )
@@ -84,15 +71,32 @@ def make(config: MachineConfig, kernel: KernelConfig) -> Plan:
             image.close()
 
 
-def _board(config: MachineConfig) -> Board:
+def _describe(config: MachineConfig, memory: GuestMemory) -> int:
+    """Lay in memory what a PC's firmware would tell of the machine; the address of ACPI's RSDP."""
+    # Late: a flat kernel goes without.
+    from pykvm import __version__
+    from pykvm.boot import mptable, smbios
+    from pykvm.boot.acpi import tables
+    from pykvm.boot.acpi.board import Board
+
     serials = _serials(config)
-    return Board(
+    board = Board(
         cpus=config.cpus.count,
         max_cpus=config.cpus.max or config.cpus.count,
         serials=tuple(place for name, place in COM_PORTS.items() if name in serials),
         pit=config.pit != "none",
         hpet=config.hpet,
     )
+    acpi = tables.build(board)
+    memory.write(acpi.base, acpi.image)
+    if memory.low_end >= layout.HIGH_RAM:
+        base = acpi.base + len(acpi.image) + 15 & ~15
+        pointer, configuration = mptable.build(board, base)
+        memory.write(base, configuration)
+        memory.write(mptable.POINTER, pointer)
+        told = smbios.build(config.cpus.count, _ram(memory), __version__)
+        memory.write(told.base, told.image)
+    return acpi.rsdp
 
 
 def _ram(memory: GuestMemory) -> tuple[tuple[int, int], ...]:
