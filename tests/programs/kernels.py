@@ -72,6 +72,8 @@ def tcg(name: str) -> str:
         "-display",
         "none",
         "-nodefaults",
+        "-vga",
+        "std",
         "-no-reboot",
         "-serial",
         "stdio",
