@@ -13,6 +13,7 @@ fetched or built: the lab has no network, so that is done before it starts.
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _heed_signals()
     config.addinivalue_line("markers", "fast_kvm: needs ring 0 of guests at the hardware's speed")
     config.addinivalue_line("markers", "any_backend: needs no KVM: a host without it runs it by translation")
     config.addinivalue_line(
@@ -40,6 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(ReportWriter(config))
     elif config.getoption("lab"):
         config.pluginmanager.register(TwinRunner(config))
+
+
+def _heed_signals() -> None:
+    """Let what tests start hear the signals that they send: `nohup` and a shell's `&` have some ignored."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
