@@ -21,6 +21,10 @@ import pytest
 LAB = Path(__file__).with_name("lab")
 HANG_SECONDS = 240  # after which a test's Python stack is printed, for the post-mortem
 CONSOLE_LINES = 200  # a panic alone takes more than 50
+QEMU_DIED = "QEMU's status: 139"
+"""What tests/lab/lab says where QEMU itself had a segmentation fault: its TCG has one once in some boots, of
+which the machine in it knows nothing. The tests that are left get another boot."""
+MOST_BOOTS = 3
 
 
 class Twin(pytest.Item):
@@ -52,22 +56,32 @@ class TwinRunner:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.lab: Lab | None = None
+        self.boots = 0
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
         if not isinstance(item, Twin):
             return None
+        twins = [other for other in item.session.items if isinstance(other, Twin)]
         if self.lab is None:
-            twins = [other for other in item.session.items if isinstance(other, Twin)]
             marks = [mark for twin in twins for mark in twin.iter_markers("images")]
             self._make_images({name for mark in marks for name in mark.args})
-            self.lab = Lab([twin.test.nodeid for twin in twins], self.config)
+            self._boot(twins)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        while self.lab.died_before(item.test.nodeid) and self.boots < MOST_BOOTS:
+            reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+            reporter.write_line(f"\nQEMU crashed in {item.nodeid}; the lab is started again from there")
+            self.lab.close()
+            self._boot(twins[twins.index(item) :])
         for report in self.lab.reports(item.test.nodeid):
             report.nodeid, report.location = item.nodeid, item.location
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+    def _boot(self, twins: list[Twin]) -> None:
+        self.boots += 1
+        self.lab = Lab([twin.test.nodeid for twin in twins], self.config)
 
     def _make_images(self, names: set[str]) -> None:
         """Fetch, build and unpack what the tests boot: the lab sees pykvm's cache, but it has no network."""
@@ -131,10 +145,7 @@ class Lab:
 
     def reports(self, test: str) -> Iterator[pytest.TestReport]:
         """The reports of a test, as soon as it has ended; a failure where the lab ended before it."""
-        # The inner pytest prints a line after each test, once its reports are written.
-        while not self._finished(test) and (line := self._process.stdout.readline()):
-            self._console.append(line)
-            self._read()
+        self._wait_for(test)
         yield from self._reports[test]
         if not self._finished(test):
             text = f"The lab ended (status {self._process.wait()}) before this test had"
@@ -149,6 +160,17 @@ class Lab:
                 longrepr=text,
                 when="call",
             )
+
+    def died_before(self, test: str) -> bool:
+        """Whether QEMU crashed before the test had ended; waits for either."""
+        self._wait_for(test)
+        return not self._finished(test) and any(QEMU_DIED in line for line in self._console)
+
+    def _wait_for(self, test: str) -> None:
+        # The inner pytest prints a line after each test, once its reports are written.
+        while not self._finished(test) and (line := self._process.stdout.readline()):
+            self._console.append(line)
+            self._read()
 
     def _finished(self, test: str) -> bool:
         return any(report.when == "teardown" for report in self._reports[test])
