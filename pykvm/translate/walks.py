@@ -172,7 +172,9 @@ def _fill(asm: Routines, user: int, write: int, slow: str) -> None:
         asm.mov(RAX, R9)
         asm.shift(SHR, RAX, 12)
         asm.load_word(RAX, RAX)
+        asm.mov(slot("walk_page"), RDI)  # of the entry, whose page's flag is asked for yet
         asm.log("user_log", context.USER_LOG)
+        asm.mov(RDI, slot("walk_page"))
         asm.label(f"allowed-{place}")
     if write:
         asm.test(RBX, PTE_RW)

@@ -6,8 +6,10 @@ import pytest
 from compare import KINDS, make
 from walls import Walls
 
+from pykvm.translate.context import SLOT, TLB_ADDEND
 from pykvm.translate.decode import Undecoded, decode
 from pykvm.translate.emit import Emitter, NotTranslated, Parts
+from pykvm.translate.encode import store_slot
 from pykvm.translate.lookup import Lookup
 from pykvm.translate.translator import ACTIONS, JUMPS
 
@@ -58,6 +60,8 @@ BAD = {
     "the other ring's": Lookup().code(1, 1, 4) + b"\x42\x89\x04\x09",
     "RDI, looked up as R9": _WRITE_4 + b"\x48\x8d\x3c\x39\xab",
     "outside the context": b"\x48\x8b\x84\x24\x00\x00\x00\x7f",
+    "what the runtime relies on": store_slot(0, SLOT["guest_low"]),
+    "the TLB": b"\x0f\xb7\xc9\x48\x89\x84\xcc" + TLB_ADDEND[0].to_bytes(4, "little"),
     "an index of 64 bits": b"\x48\x8b\x8c\xcc\x00\x10\x00\x00",
     "a system call": b"\x0f\x05",
     "the stack": b"\x50",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import capstone
 from capstone import x86_const as x86
+from reach import LOG_COUNTS, POINTERS
 
 from pykvm.translate.context import (
     CONTEXT_SIZE,
@@ -51,6 +52,8 @@ _MISSES = {
     SLOT[f"miss_{user}{write}_{size}"]: (bool(write), size, user)
     for user in (0, 1) for write in (0, 1) for size in MISS_SIZES
 }  # fmt: skip
+_KEPT = tuple(SLOT[name] for name in (*POINTERS, *LOG_COUNTS, "cr3"))
+"""Slots that emitted code may only read."""
 _ADDENDS = (SLOT["addend_0"], SLOT["addend_1"])
 RCX, R9, RSP, RSI, RDI = x86.X86_REG_RCX, x86.X86_REG_R9, x86.X86_REG_RSP, x86.X86_REG_RSI, x86.X86_REG_RDI
 _FAMILY = {"rcx": RCX, "ecx": RCX, "cx": RCX, "cl": RCX, "ch": RCX, "r9": R9, "r9d": R9, "r9w": R9, "r9b": R9}
@@ -130,7 +133,7 @@ class Walls:
             size -= 14  # an environment of 16 bits
         write = name not in _READS and bool(not op.access or op.access & capstone.CS_AC_WRITE)
         if mem.base == RSP:
-            self._context(i, mem, size)
+            self._context(i, mem, size, write)
             return None
         if {mem.base, mem.index} == {RCX, R9} and mem.scale == 1:
             return self._within(i, self.pair, mem.disp, size, write)
@@ -139,7 +142,9 @@ class Walls:
             return None
         return self._within(i, self.hosts.get(mem.base), mem.disp, size, write)
 
-    def _context(self, i: capstone.CsInsn, mem: capstone.x86.X86OpMem, size: int) -> None:
+    def _context(self, i: capstone.CsInsn, mem: capstone.x86.X86OpMem, size: int, write: bool) -> None:
+        if write and (mem.index or any(mem.disp < at + 8 and at < mem.disp + size for at in _KEPT)):
+            self._fail(i, "writes what the runtime relies on")
         if not mem.index:
             if not 0 <= mem.disp <= CONTEXT_SIZE - size:
                 self._fail(i, "lies outside the context")
