@@ -11,10 +11,10 @@ written nowhere; the token table is known by the tokens of the digits, and all e
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from struct import error, unpack_from
 
-from pykvm.debug.symbols import FARTHEST, Symbols
+from pykvm.debug.symbols import Symbols
 from pykvm.errors import PykvmError
 
 TYPE_CHECKING = False
@@ -42,28 +42,21 @@ class Kallsyms(Symbols):
         self._tokens: list[bytes | bytearray] = []
         self._markers = array("I")
         self._names_at = 0
-        self._sorted: list[int] = []
         digits = -1
-        while not self._sorted and (digits := data.find(DIGITS, digits + 1)) >= 0:
+        while not self._addresses and (digits := data.find(DIGITS, digits + 1)) >= 0:
             try:
                 self._find(digits)
             except (error, ValueError, IndexError):  # other tables have the digits in a row too
                 continue
 
-    def __bool__(self) -> bool:
-        return bool(self._sorted)
-
     def name(self, address: int) -> str:
-        at = bisect_right(self._sorted, address) - 1
-        if at < 0 or address - self._sorted[at] > FARTHEST:
-            return ""
-        start = self._sorted[at]
-        offset = address - start
         try:
-            name = self._name(bisect_left(self._sorted, start))  # the first of those in one place
+            return super().name(address)
         except IndexError:  # only the first batch of names was checked
             return ""
-        return name + (f"+{offset:#x}" if offset else "")
+
+    def _name_of(self, start: int) -> str:
+        return self._name(bisect_left(self._addresses, start))  # the first of those in one place
 
     def _find(self, digits: int) -> None:
         """Read the tables, if this is in the token table."""
@@ -130,7 +123,7 @@ class Kallsyms(Symbols):
             addresses = [base + (offset & 0xFFFF_FFFF) for offset in found]
         if addresses != sorted(addresses):
             raise ValueError("not in order")
-        self._sorted = addresses
+        self._addresses = addresses
 
     def _skip(self, place: int, count: int) -> int:
         """The place of the symbol that is ``count`` behind the one at ``place``."""

@@ -43,7 +43,7 @@ class Symbols:
         self._names = names
 
     def __bool__(self) -> bool:
-        return bool(self._names)
+        return bool(self._addresses)
 
     def name(self, address: int) -> str:
         """``main+0x12``; empty where no symbol is near."""
@@ -52,7 +52,11 @@ class Symbols:
             return ""
         start = self._addresses[at]
         offset = address - start
-        return self._names[start] + (f"+{offset:#x}" if offset else "")
+        return self._name_of(start) + (f"+{offset:#x}" if offset else "")
+
+    def _name_of(self, start: int) -> str:
+        """The name of the symbol that is at ``start``."""
+        return self._names[start]
 
 
 def read(file: File) -> Symbols:
