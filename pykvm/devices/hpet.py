@@ -28,7 +28,6 @@ REGISTERS = (
     *((0x108 + 0x20 * n, f"T{n}_COMPARATOR", "RW", M64, "2.3.9") for n in range(3)),
     *((0x110 + 0x20 * n, f"T{n}_FSB_ROUTE", "R", 0, "2.3.10: no FSB interrupts") for n in range(3)),
 )
-HPET_SIZE = 0x400
 GCAP_ID, GEN_CONF, GINTR_STA, MAIN_CNT = 0x000, 0x010, 0x020, 0x0F0
 TIMERS_AT, TIMER_SIZE = 0x100, 0x20
 TN_CONFIG, TN_COMPARATOR = 0x00, 0x08

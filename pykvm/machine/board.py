@@ -37,7 +37,7 @@ from pykvm.terminal.open import make_console
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.devices.bus import MemoryBus, PortBus
-    from pykvm.devices.device import Device
+    from pykvm.devices.device import Device, Line
     from pykvm.machine.interrupts import IsaLines
     from pykvm.machine.machine import Machine
     from pykvm.memory import GuestMemory
@@ -71,7 +71,10 @@ def fit(
     def on_panic(events: int) -> None:
         machine.on_panic()
 
-    pit_line, rtc_line = Switched(lines.line(IRQ_PIT)), Switched(lines.line(IRQ_RTC))
+    if config.hpet:
+        pit_line, rtc_line = _fit_hpet(machine, mmio, lines)
+    else:
+        pit_line, rtc_line = lines.line(IRQ_PIT), lines.line(IRQ_RTC)
     if own_pit:
         pit = Pit(pit_line, machine.clock)
         part("pit", pit, PIT_PORT, PIT_PORTS)
@@ -83,17 +86,6 @@ def fit(
         ram_above_4g=memory.high_end - layout.FOUR_GIB,
     )
     part("rtc", clock, 0x70, rtc.PORTS)
-    if config.hpet:
-        from pykvm.devices.hpet import HPET_SIZE, Hpet  # late: few machines have one
-
-        def on_legacy(on: bool) -> None:
-            pit_line.cut(on)
-            rtc_line.cut(on)
-
-        routes = {irq: lines.line(irq) for irq in HPET_ROUTES}
-        replaced = lines.line(IRQ_PIT), lines.line(IRQ_RTC)
-        machine.devices["hpet"] = hpet = Hpet(routes, replaced, machine.clock, on_legacy)
-        mmio.attach(hpet, layout.HPET, HPET_SIZE, width=8, name="hpet")
     keyboard = I8042(lines.line(IRQ_KEYBOARD), on_reset)
     machine.devices["i8042"] = keyboard
     ports.attach(keyboard, 0x60, 1, name="i8042")
@@ -159,3 +151,20 @@ def _display(machine: Machine) -> Display:
             terminal = made if isinstance(made, Terminal) else None
     machine.consoles["display"] = display = machine.keep(Display(machine.loop, terminal, owned=owned))
     return display
+
+
+def _fit_hpet(machine: Machine, mmio: MemoryBus, lines: IsaLines) -> tuple[Line, Line]:
+    """The HPET, and the lines of PIT and RTC, which are cut while it has taken their places."""
+    from pykvm.devices.hpet import Hpet  # late: few machines have one
+
+    pit, rtc = Switched(lines.line(IRQ_PIT)), Switched(lines.line(IRQ_RTC))
+
+    def on_legacy(on: bool) -> None:
+        pit.cut(on)
+        rtc.cut(on)
+
+    routes = {irq: lines.line(irq) for irq in HPET_ROUTES}
+    replaced = lines.line(IRQ_PIT), lines.line(IRQ_RTC)
+    machine.devices["hpet"] = hpet = Hpet(routes, replaced, machine.clock, on_legacy)
+    mmio.attach(hpet, layout.HPET, layout.HPET_SIZE, width=8, name="hpet")
+    return pit, rtc

@@ -94,15 +94,10 @@ def _describe(config: MachineConfig, memory: GuestMemory) -> int:
         pointer, configuration = mptable.build(board, base)
         memory.write(base, configuration)
         memory.write(mptable.POINTER, pointer)
-        told = smbios.build(config.cpus.count, _ram(memory), __version__)
+        ranges = tuple((region.gpa, region.end) for region in memory.regions)
+        told = smbios.build(config.cpus.count, ranges, __version__)
         memory.write(told.base, told.image)
     return acpi.rsdp
-
-
-def _ram(memory: GuestMemory) -> tuple[tuple[int, int], ...]:
-    """Where memory is, as (start, end)."""
-    high = ((layout.FOUR_GIB, memory.high_end),) if memory.high_end > layout.FOUR_GIB else ()
-    return ((0, memory.low_end), *high)
 
 
 def _serials(config: MachineConfig) -> set[str]:

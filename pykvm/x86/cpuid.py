@@ -199,12 +199,12 @@ def with_clocks(entries: Sequence[Entry], crystal_hz: int, tsc_hz: int) -> list[
 
     TSC Hz = ECX * EBX / EAX, with the crystal in ECX (SDM vol. 2, CPUID, leaf 0x15).
     """
+    from fractions import Fraction  # late: 2 ms that only the translator pays
+
     # Linux multiplies the crystal's kHz by EBX in 32 bits (native_calibrate_tsc): the closest that fits.
     most = (1 << 32) // (crystal_hz // 1000) - 1
     denominator = most
     while True:
-        from fractions import Fraction  # late: 2 ms that only the translator pays
-
         ratio = Fraction(tsc_hz, crystal_hz).limit_denominator(denominator)
         if ratio.numerator <= most:
             break

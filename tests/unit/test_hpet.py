@@ -5,8 +5,8 @@ import json
 from doubles import Clock, Line
 
 from pykvm.devices.bus import MemoryBus
-from pykvm.devices.hpet import HPET_SIZE, Hpet
-from pykvm.memory.layout import HPET
+from pykvm.devices.hpet import Hpet
+from pykvm.memory.layout import HPET, HPET_SIZE
 
 GCAP_ID, GEN_CONF, GINTR_STA, MAIN_CNT = 0x000, 0x010, 0x020, 0x0F0
 T0, T1, T2 = 0x100, 0x120, 0x140

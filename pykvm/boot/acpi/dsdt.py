@@ -25,11 +25,10 @@ from pykvm.boot.acpi.aml import (
     resource_template,
     scope,
 )
-from pykvm.devices.hpet import HPET_SIZE
 from pykvm.devices.pci.bus import CONFIG_PORT, CONFIG_PORTS, DEVICES, interrupt_of
 from pykvm.devices.pit import PIT_IRQ, PIT_PORT, PIT_PORTS
 from pykvm.devices.power import SLP_TYP_S5
-from pykvm.memory.layout import HPET
+from pykvm.memory.layout import HPET, HPET_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

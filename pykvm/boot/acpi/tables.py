@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from pykvm.boot.acpi.dsdt import namespace
-from pykvm.devices import hpet, hpettimer, pit, power, rtc
+from pykvm.devices import pit, power, rtc
 from pykvm.errors import InternalError
 from pykvm.frozen import frozen
 from pykvm.memory import layout
@@ -270,6 +270,8 @@ def _hpet() -> bytes:
 
     The shortest period in ticks is a hint; "page protection" 0 guarantees nothing about its page.
     """
+    from pykvm.devices import hpet, hpettimer  # late: few machines have one
+
     place = GAS.pack(GAS_SYSTEM_MEMORY, 64, 0, 0, layout.HPET)
     body = struct.pack("<I12sBHB", hpet.CAPABILITIES & 0xFFFF_FFFF, place, 0, hpettimer.CLOSEST, 0)
     return _table(b"HPET", 1, body)
