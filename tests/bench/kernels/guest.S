@@ -23,6 +23,13 @@ start:
     .long MAGIC, ADDRESS_FIELDS, -(MAGIC + ADDRESS_FIELDS)
     .long start, start, end, end, entry
 
+    .macro wait_for_thre
+    mov $COM1 + LSR, %edx
+2:  in %dx, %al
+    test $THRE, %al
+    jz 2b
+    .endm
+
 #if defined OUT /* a byte to a device of one register */
     .macro work
     out %al, $POST_PORT
@@ -45,10 +52,7 @@ start:
     .endm
 #elif defined BYTES /* to com1, as Linux's earlyprintk and simple kernels do it: wait for THRE, send */
     .macro work
-    mov $COM1 + LSR, %edx
-2:  in %dx, %al
-    test $THRE, %al
-    jz 2b
+    wait_for_thre
     mov $'x', %al
     mov $COM1, %edx
     out %al, %dx
@@ -61,10 +65,7 @@ start:
     .endm
 #elif defined FIFO /* as a driver does it: wait for THRE, fill the FIFO */
     .macro work
-    mov $COM1 + LSR, %edx
-2:  in %dx, %al
-    test $THRE, %al
-    jz 2b
+    wait_for_thre
     mov $COM1, %edx
     mov $'x', %al
     .rept FIFO_DEPTH
