@@ -6,10 +6,7 @@ from pykvm.boot.image import Image
 from pykvm.debug import kallsyms, symbols
 from pykvm.debug.postmortem import examine
 from pykvm.errors import PykvmError
-
-# KVM_MP_STATE_ of Documentation/virt/kvm/api.rst, which all back ends use
-WAITING, HALTED = (1, 2), 3
-RFLAGS_IF = 1 << 9
+from pykvm.x86.registers import MP_STATE_HALTED, MP_STATES_WAITING, RFLAGS_IF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,9 +62,9 @@ def _brief(number: int, cpu: Cpu, names: symbols.Symbols | None) -> str:
         state = cpu.state()
     except Exception as error:  # as above
         return f"CPU {number}: its state can't be had: {type(error).__name__}: {error}"
-    if state.get("mp_state") in WAITING:
+    if state.get("mp_state") in MP_STATES_WAITING:
         return f"CPU {number}: not started"
-    rip, halted = state["regs"]["rip"], state.get("mp_state") == HALTED
+    rip, halted = state["regs"]["rip"], state.get("mp_state") == MP_STATE_HALTED
     name = names.name(rip) if names else ""
     where = f"rip {rip:#x}" + (f" in {name}" if name else "")
     interrupts = "on" if state["regs"]["rflags"] & RFLAGS_IF else "off"

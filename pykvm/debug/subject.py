@@ -13,6 +13,7 @@ from pykvm.x86.exceptions import Fault
 from pykvm.x86.execute.cpu import Cpu
 from pykvm.x86.execute.linear import Linear
 from pykvm.x86.paging import READ
+from pykvm.x86.registers import MP_STATE_HALTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Subject:
             physical_bits=cpuid.physical_bits(entries) if entries else 52,
             iterations=1,
         )
-        self.cpu.halted = state.get("mp_state") == 3
+        self.cpu.halted = state.get("mp_state") == MP_STATE_HALTED
         self.linear = Linear(self.cpu, self.memory)
 
     @property

@@ -50,6 +50,7 @@ from pykvm.kvm.run import (
 from pykvm.kvm.state import load_vcpu, save_vcpu
 from pykvm.machine import verdict
 from pykvm.machine.accesses import Accesses
+from pykvm.x86.registers import MP_STATE_HALTED, MP_STATES_WAITING, RFLAGS_IF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,12 +65,8 @@ if TYPE_CHECKING:
     from pykvm.machine.verdict import Cause
     from pykvm.memory import GuestMemory
 
-RFLAGS_IF = 1 << 9
 EMULATION = abi.CONSTANTS["KVM_INTERNAL_ERROR_EMULATION"]
 HAS_BYTES = abi.CONSTANTS["KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES"]
-HALTED = abi.CONSTANTS["KVM_MP_STATE_HALTED"]
-WAITING = (abi.CONSTANTS["KVM_MP_STATE_UNINITIALIZED"], abi.CONSTANTS["KVM_MP_STATE_INIT_RECEIVED"])
-"""What a CPU is in that waits for INIT and SIPI."""
 
 
 class KvmCpu:
@@ -251,9 +248,9 @@ class KvmCpu:
 
     def halted_for_ever(self) -> bool:
         state = self._vcpu.mp_state()
-        if state in WAITING:
+        if state in MP_STATES_WAITING:
             return True
-        if state != HALTED or self._vcpu.regs()["rflags"] & RFLAGS_IF:
+        if state != MP_STATE_HALTED or self._vcpu.regs()["rflags"] & RFLAGS_IF:
             return False
         return not self._vcpu.events()["nmi"]["pending"]  # another CPU may have sent one
 

@@ -28,9 +28,10 @@ from pykvm.kvm.run import (
     REQUEST_INTERRUPT_WINDOW,
 )
 from pykvm.machine.accesses import Accesses
-from pykvm.machine.kvmcpu import HALTED, KvmCpu
+from pykvm.machine.kvmcpu import KvmCpu
 from pykvm.memory.layout import PAGE
 from pykvm.x86 import entry
+from pykvm.x86.registers import MP_STATE_HALTED, MP_STATE_RUNNABLE, MP_STATE_UNINITIALIZED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from pykvm.memory import GuestMemory
 
 IA32_APIC_BASE = 0x1B
-UNINITIALIZED = abi.CONSTANTS["KVM_MP_STATE_UNINITIALIZED"]
-RUNNABLE = abi.CONSTANTS["KVM_MP_STATE_RUNNABLE"]
 NO_EVENTS = {
     "flags": abi.CONSTANTS["KVM_VCPUEVENT_VALID_NMI_PENDING"] | abi.CONSTANTS["KVM_VCPUEVENT_VALID_SHADOW"]
 }
@@ -272,12 +271,12 @@ class UserInterruptCpu(KvmCpu):
     @property
     def _activity(self) -> int:
         if self._apic.waiting:
-            return UNINITIALIZED
-        return HALTED if self._halted else RUNNABLE
+            return MP_STATE_UNINITIALIZED
+        return MP_STATE_HALTED if self._halted else MP_STATE_RUNNABLE
 
     def load(self, state: dict[str, Any]) -> None:
         parts = dict(state)
-        self._halted = parts.pop("mp_state", RUNNABLE) == HALTED
+        self._halted = parts.pop("mp_state", MP_STATE_RUNNABLE) == MP_STATE_HALTED
         if "sregs" in parts:
             self._base = parts["sregs"].get("apic_base", self._base)
         super().load(parts)

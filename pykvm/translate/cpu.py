@@ -17,6 +17,7 @@ from pykvm.translate.store import Store
 from pykvm.x86 import entry
 from pykvm.x86.exceptions import Fault
 from pykvm.x86.paging import FETCH
+from pykvm.x86.registers import MP_STATE_HALTED, MP_STATE_RUNNABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 NMI = 2
 STEPS = 256  # interpreted in a row before a look at what waits
 RESET_VECTOR = (0xF000, 0xFFFF_0000, 0xFFF0)
-RUNNABLE, HALTED = 0, 3  # KVM_MP_STATE_*, whose numbers a saved state uses
 
 W_ATTENTION = SLOT["attention"] // 8
 W_PENDING = SLOT["pending"] // 8
@@ -222,7 +222,7 @@ class TranslatedCpu:
             "msrs": {number: cpu.msrs[number] for number in cpu.msrs},
             "tsc": self.core.tsc(),
             "debug": list(cpu.debug),
-            "mp_state": HALTED if cpu.halted else RUNNABLE,
+            "mp_state": MP_STATE_HALTED if cpu.halted else MP_STATE_RUNNABLE,
             "nmi_masked": cpu.nmi_masked,
             "interrupt_shadow": cpu.interrupt_shadow,
         }
@@ -244,7 +244,7 @@ class TranslatedCpu:
             self.core.set_tsc(state["tsc"])
         if "debug" in state:
             cpu.debug = list(state["debug"])
-        cpu.halted = state.get("mp_state", RUNNABLE) == HALTED
+        cpu.halted = state.get("mp_state", MP_STATE_RUNNABLE) == MP_STATE_HALTED
         cpu.nmi_masked = state.get("nmi_masked", False)
         cpu.interrupt_shadow = state.get("interrupt_shadow", False)
         self.core.flush(None)

@@ -15,6 +15,13 @@ GPRS = (
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 """Segment registers in the order of their numbers in an instruction."""
 
+# What a CPU does, as a saved state has it: KVM's numbers (Documentation/virt/kvm/api.rst, KVM_GET_MP_STATE).
+MP_STATE_RUNNABLE = 0
+MP_STATE_UNINITIALIZED = 1  # waits for INIT
+MP_STATE_INIT_RECEIVED = 2  # waits for SIPI
+MP_STATE_HALTED = 3
+MP_STATES_WAITING = (MP_STATE_UNINITIALIZED, MP_STATE_INIT_RECEIVED)
+
 RFLAGS_CF = 1 << 0
 RFLAGS_FIXED = 1 << 1
 RFLAGS_PF = 1 << 2

@@ -98,6 +98,8 @@ def structures() -> Rows:
     return rows
 
 
+ACTIVITY = [name for name in vars(registers) if name.startswith("MP_STATE_")]
+
 TABLES: dict[str, tuple[str, Rows]] = {
     "ioctls": ("linux/kvm.h", constants(abi.IOCTLS)),
     "exits": ("linux/kvm.h", constants(abi.EXITS)),
@@ -126,6 +128,10 @@ TABLES: dict[str, tuple[str, Rows]] = {
         | constants_of(header, "LOADED_HIGH", "KASLR_FLAG", "CAN_USE_HEAP", "XLF_"),
     ),
     "memory": ("sys/mman.h", constants_of(calls, "PROT_", "MAP_", "MADV_")),
+    "activity states": (
+        "linux/kvm.h",
+        constants({f"KVM_{name}": getattr(registers, name) for name in ACTIVITY}),
+    ),
     "timers": ("sys/timerfd.h", constants_of(timerfd, "TFD_")),
 }
 
