@@ -193,7 +193,6 @@ EMULATING_KVM_CANNOT: dict[str, str] = {
     "fpumodes": _NO_FPU,
     "fxsave": _NO_FPU,
     "gates": _RING3,
-    "interrupted": "too slow",
     "ioapic": _LATE,
     "ist": _RING3,
     "lapic": _LATE,
