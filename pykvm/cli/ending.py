@@ -7,8 +7,11 @@ terminal, work left in the cache, and no report.
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
     from types import FrameType
 
 ENDING = ("SIGHUP", "SIGQUIT", "SIGTERM")
@@ -36,6 +39,7 @@ def raise_on_signals() -> None:
             signal.signal(number, _end)
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = _swallowed
 
 
 def die_of_signals() -> None:
@@ -55,3 +59,33 @@ def _end(number: int, frame: FrameType | None) -> None:
 
     signal.signal(number, signal.SIG_DFL)  # who sends it once more means it
     raise Signalled(number, signal.Signals(number).name)
+
+
+def _swallowed(unraisable: UnraisableHookArgs) -> None:
+    """What to do with an exception that Python can't raise: if it is a signal's, that is sent once more.
+
+    So it is with one that comes inside a destructor or the callback of a weak reference, of which an import
+    has one for each module: without this nobody would hear of it, and pykvm would run on.
+    """
+    import signal
+    from _thread import start_new_thread
+
+    error = unraisable.exc_value
+    if isinstance(error, Signalled):
+        number = error.number
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end)
+    elif isinstance(error, KeyboardInterrupt):
+        number = signal.SIGINT
+    else:
+        sys.__unraisablehook__(unraisable)
+        return
+    start_new_thread(_send_again, (number,))  # not from here: its exception would be swallowed as well
+
+
+def _send_again(number: int) -> None:
+    import os
+    import time
+
+    time.sleep(0.001)
+    os.kill(os.getpid(), number)

@@ -5,6 +5,7 @@ A test file makes a class of ``Storms`` and says the back end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import random
@@ -68,7 +69,10 @@ class AtTerminal:
             state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
             self.process.kill()
             self.process.wait()
-            pytest.fail(f"it goes on, in state {state}")
+            os.set_blocking(self._fd, False)
+            with contextlib.suppress(BlockingIOError):
+                self.text += os.read(self._fd, 1 << 16)
+            pytest.fail(f"it goes on, in state {state}; the terminal shows:\n{self.text.decode()}")
         # After a sudden death somebody else sees to that, a moment later.
         until(lambda: self.as_before, "the terminal is as it was")
         os.close(self._slave)

@@ -119,3 +119,32 @@ def test_a_signal_that_was_ignored_from_the_start_stays_so(tmp_path):
     downloading = Downloading(tmp_path, "boot", "machine.yaml", ignored=(signal.SIGHUP,))
     downloading.child.send_signal(signal.SIGHUP)
     assert downloading.end(signal.SIGTERM)[0] == 128 + signal.SIGTERM
+
+
+SWALLOWS = """
+import os, sys, time
+from pykvm.cli.ending import Signalled, raise_on_signals
+
+class Object:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        for _ in range(1000):
+            pass
+
+raise_on_signals()
+try:
+    Object()  # goes at once, and with it what the signal raises
+    time.sleep(1000)
+except Signalled as ended:
+    print(int(ended.number))
+except KeyboardInterrupt:
+    print(2)
+"""
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_that_comes_inside_a_destructor_ends_it_too(number):
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWS, str(int(number))], capture_output=True, text=True, timeout=LONG
+    )
+    assert (done.stdout, done.stderr) == (f"{int(number)}\n", "")
