@@ -61,6 +61,7 @@ class Terminal(Console):
         self.commands: dict[str, Callable[[], None]] = {STOP: on_stop, HELP: self._help}
         self._mode: RawMode | None = None
         self._terminal: int | None = None  # for its mode and process group
+        self._started_by = os.getppid()
         self._parent: int | None = None
         self._greeted = False
         if stdin is not None and os.isatty(stdin):
@@ -143,8 +144,8 @@ class Terminal(Console):
             listeners.append(self._printed)
         elif not self._greeted:
             self._greeted = True
-            self.say("Ctrl-A x stops the machine, Ctrl-A h lists the keys")
             self._watch_parent()
+            self.say("Ctrl-A x stops the machine, Ctrl-A h lists the keys")
 
     def _printed(self, _: bytes) -> None:
         if self._terminal is not None and in_foreground(self._terminal):
@@ -163,14 +164,14 @@ class Terminal(Console):
         return True
 
     def _watch_parent(self) -> None:
-        parent = os.getppid()
         try:
-            self._parent = os.pidfd_open(parent)
-        except OSError:  # a kernel before 5.3, or the parent is in another container
-            return
-        self._loop.add(self._parent, on_readable=self._parent_ended)
-        if os.getppid() != parent:  # it ended before we looked, and its number may be another's
-            self._loop.post(self._parent_ended)
+            self._parent = os.pidfd_open(self._started_by)
+        except OSError:  # a kernel before 5.3, or the parent is gone, or in another container
+            pass
+        else:
+            self._loop.add(self._parent, on_readable=self._parent_ended)
+        if os.getppid() != self._started_by:  # it ended before we looked, and its number may be another's
+            self._loop.post(self._on_hangup)
 
     def _parent_ended(self) -> None:
         if self._parent is not None:

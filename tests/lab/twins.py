@@ -22,7 +22,7 @@ LAB = Path(__file__).with_name("lab")
 HANG_SECONDS = 240  # after which a test's Python stack is printed, for the post-mortem
 CONSOLE_LINES = 200  # a panic alone takes more than 50
 QEMU_DIED = "QEMU's status: 139"
-"""What tests/lab/lab says where QEMU itself had a segmentation fault, of which the machine in it knows nothing.
+"""What tests/lab/lab says where QEMU itself had a segmentation fault.
 
 Seen each time that guests/tests/breakpoints runs after guests/hostile/registers in one boot, and never
 otherwise: what that guest leaves in the debug registers is too much for QEMU 7.2's CPU. The tests that are

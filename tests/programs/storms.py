@@ -25,8 +25,9 @@ PACKAGE = str(Path(pykvm.__file__).parent) + os.sep
 LONG = 120  # seconds; the lab is slow
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
-# mov al, "A"; mov dx, 0x3f8; out dx, al; 1: pause; jmp 1b
-SPINS = bytes.fromhex("b041 baf803 ee f390 ebfc")
+# mov al, "@"; mov dx, 0x3f8; out dx, al; 1: pause; jmp 1b
+GUEST = b"@"  # which is not in what pykvm itself says
+SPINS = bytes.fromhex("b040 baf803 ee f390 ebfc")
 
 
 class AtTerminal:
@@ -50,6 +51,7 @@ class AtTerminal:
             stderr=slave,
             start_new_session=True,
             preexec_fn=lead,
+            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
         )
 
     def expect(self, text: bytes) -> None:
@@ -61,18 +63,25 @@ class AtTerminal:
         """Whether the terminal is set as it was before."""
         return termios.tcgetattr(self._slave) == self._before
 
+    def _stacks(self) -> str:
+        """Where each thread of a pykvm that should have ended is, and what the terminal shows."""
+        state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        self.process.send_signal(signal.SIGABRT)  # which Python's faulthandler answers
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        self.process.kill()
+        self.process.wait()
+        os.set_blocking(self._fd, False)
+        with contextlib.suppress(OSError):
+            self.text += os.read(self._fd, 1 << 16)
+        return f"state {state}\n{self.text.decode(errors='replace')}"
+
     def end(self) -> int:
         """Wait for the end; the status. Nobody may be left at the terminal, which is as it was."""
         try:
             status = self.process.wait(LONG)
         except subprocess.TimeoutExpired:
-            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            self.process.kill()
-            self.process.wait()
-            os.set_blocking(self._fd, False)
-            with contextlib.suppress(BlockingIOError):
-                self.text += os.read(self._fd, 1 << 16)
-            pytest.fail(f"it goes on, in state {state}; the terminal shows:\n{self.text.decode()}")
+            pytest.fail(f"it goes on: {self._stacks()}")
         # After a sudden death somebody else sees to that, a moment later.
         until(lambda: self.as_before, "the terminal is as it was")
         os.close(self._slave)
@@ -96,7 +105,7 @@ class Storms:
 
     @pytest.fixture
     def machine(self, tmp_path: Path) -> Path:
-        """A guest that prints an A and spins: only a signal ends it."""
+        """A guest that prints GUEST and spins: only a signal ends it."""
         (tmp_path / "code.bin").write_bytes(SPINS)
         file = tmp_path / "machine.yaml"
         file.write_text(
@@ -110,7 +119,7 @@ class Storms:
     ) -> None:
         began = time.monotonic()
         first = AtTerminal(machine)
-        first.expect(b"A")
+        first.expect(GUEST)
         span = (time.monotonic() - began) * 1.2
         first.process.terminate()
         assert first.end() == 128 + signal.SIGTERM
@@ -137,7 +146,7 @@ class Storms:
     def test_a_stop_that_is_continued_at_once_stops_nothing(self, machine: Path) -> None:
         rng = random.Random(10)
         running = AtTerminal(machine)
-        running.expect(b"A")
+        running.expect(GUEST)
         for _ in range(100):
             running.process.send_signal(signal.SIGTSTP)
             time.sleep(rng.random() * 0.005)
@@ -148,7 +157,7 @@ class Storms:
 
     def test_the_terminal_is_the_shells_while_it_is_stopped(self, machine: Path) -> None:
         running = AtTerminal(machine)
-        running.expect(b"A")
+        running.expect(GUEST)
         assert not running.as_before
         running.process.send_signal(signal.SIGTSTP)
         os.waitid(os.P_PID, running.process.pid, os.WSTOPPED | os.WNOWAIT)
@@ -160,7 +169,7 @@ class Storms:
 
     def test_a_sudden_death_leaves_the_terminal_as_it_was(self, machine: Path) -> None:
         running = AtTerminal(machine)
-        running.expect(b"A")
+        running.expect(GUEST)
         assert not running.as_before
         running.process.kill()
         assert running.end() == -signal.SIGKILL
@@ -169,7 +178,7 @@ class Storms:
         # The session's first, who would take all with him, outlives the parent.
         script = f'(echo $BASHPID >{tmp_path}/parent; "$@"; :); exec 0<&- 1<&- 2<&-; exec sleep {LONG}'
         running = AtTerminal(machine, "bash", "-c", script, "bash")
-        running.expect(b"A")
+        running.expect(GUEST)
         assert not running.as_before
         os.kill(int((tmp_path / "parent").read_text()), signal.SIGKILL)
         until(lambda: running.as_before, "the terminal is as it was")
