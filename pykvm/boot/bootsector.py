@@ -1,13 +1,13 @@
 """Boot sectors: what a BIOS loads from a disk, at 0x7c00, in real mode, with the disk's number in DL.
 
 Source: BIOS Boot Specification 1.01 on INT 19h: the first sector, with 55 aa at its end, goes to 0:7c00 and
-is entered there. What follows it in the file lies behind it in memory, as there is no BIOS that could read it
-later; no interrupt is served.
+is entered there. The whole file is the disk that INT 13h reads. What follows the sector in a small file lies
+behind it in memory too. A machine of less than 1 MiB has no BIOS; no interrupt is served there.
 """
 
 from __future__ import annotations
 
-from pykvm.boot import lowmem
+from pykvm.boot import bios, lowmem
 from pykvm.boot.kernel import Kernel
 from pykvm.boot.places import Range, size_text
 
@@ -23,7 +23,6 @@ SECTOR = 512
 SIGNATURE_AT = 510
 SIGNATURE = b"\x55\xaa"
 NO_CODE = {b"\0\0": "no code", b"MZ": "a DOS or EFI program"}
-FIRST_DISK = 0x80
 MOST = lowmem.STACK.gpa - ADDRESS
 
 
@@ -45,20 +44,24 @@ def load(places: Places, image: Image, kernel: KernelConfig) -> Kernel:
             f"has a boot sector, which is entered in real mode, not in {kernel.entry} mode",
             "set kernel.entry to auto",
         )
-    if image.size > MOST:
+    served = bios.fits(places)
+    if image.size > MOST and not served:
         raise image.error(
-            f"is a disk image of {size_text(image.size)}: its boot sector would have a BIOS read the "
-            "rest, and there is none yet",
-            f"name the kernel in it, or a boot sector of at most {size_text(MOST)} with what it needs",
+            f"is a disk image of {size_text(image.size)}: its boot sector would have a BIOS read the rest",
+            "set memory to 1M or more for a BIOS",
         )
-    place = Range(name="the boot sector", gpa=ADDRESS, size=image.size)
+    size = image.size if image.size <= MOST else SECTOR
+    place = Range(name="the boot sector", gpa=ADDRESS, size=size)
     places.take(place, image.name)
     places.fill(place.gpa, place.size, image, 0)
+    disk = bios.disk(places, image) if served else None
 
     def tell(given: Given) -> dict[str, int]:
         if given.modules or given.cmdline:
             raise image.error("is a boot sector, which takes no initrd and no command line", "leave them out")
         lowmem.bios_data(places, image.name)
-        return {"rdx": FIRST_DISK}
+        return {"rdx": disk.number if disk else bios.FIRST_DISK}
 
-    return Kernel(format="bootsector", mode="real", address=ADDRESS, header=None, tell=tell, segment=0)
+    return Kernel(
+        format="bootsector", mode="real", address=ADDRESS, header=None, tell=tell, segment=0, bios=disk
+    )

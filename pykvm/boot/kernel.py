@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pykvm.boot.bios import Disk
     from pykvm.boot.header import SetupHeader
     from pykvm.boot.image import Image
     from pykvm.config.model import KernelConfig
@@ -34,6 +35,7 @@ class Kernel:
     the header's field: where the kernel's code lies. ``version`` is what it calls itself, or empty.
     ``tell`` is for protocols other than Linux's, ``asks`` what the image asks of its loader, in words.
     ``task`` and ``segment`` are as in pykvm/x86/entry.py, None where the protocol doesn't say.
+    ``bios`` is what INT 13h reads, None for a kernel without a BIOS beneath it.
     """
 
     format: str
@@ -46,6 +48,7 @@ class Kernel:
     asks: tuple[str, ...] = ()
     task: int | None = None
     segment: int | None = None
+    bios: Disk | None = None
 
     @property
     def linux(self) -> bool:

@@ -92,6 +92,10 @@ def load(
     elif initrds or kernel.cmdline:
         raise image.error("is a flat binary, which takes no initrd and no command line", "leave them out")
     state = lowmem.enter(places, loaded, image.name, regs)
+    if loaded.bios is not None:
+        from pykvm.boot import bios
+
+        bios.start(places, state, loaded.bios, image.name)
     return Entry(
         format=loaded.format,
         mode=loaded.mode,

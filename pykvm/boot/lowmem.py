@@ -13,6 +13,7 @@ address              what          for
 0x91000 – 0x910a7    GDT and TSS   protected and long mode
 0x92000 – 0x97fff    page tables   long mode: the first 4 GiB, mapped 1:1
 0x98000 – 0x9bfff    stack         real, protected and long mode
+0xfe000 – 0xfffff    BIOS          boot sectors; it writes vectors and BIOS data below 0x500
 ==================== ============= ===================================================================
 """
 

@@ -24,7 +24,7 @@ TITLES = {
     "multiboot": "multiboot, 32-bit entry with boot information in EBX",
     "pvh": "pvh, 32-bit entry with hvm_start_info in EBX",
     "elf": "elf, entered as Linux is, with boot_params in RSI",
-    "bootsector": "bootsector, entered at 0:7c00 with the first disk in DL, without a BIOS",
+    "bootsector": "bootsector, entered at 0:7c00 with a BIOS that reads the file as a disk",
     "flat": "flat",
 }
 """Formats, and how they are entered where that isn't a matter of mode and address alone."""

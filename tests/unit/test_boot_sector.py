@@ -1,17 +1,23 @@
-"""Boot sectors: how they are known, where they go, what a BIOS would leave in the registers."""
+"""Boot sectors: how they are known, where they go, what the BIOS is told of them."""
 
 from __future__ import annotations
 
-import pytest
-from boot_doubles import loaded, place
+import struct
 
-from pykvm.boot import bootsector
+import pytest
+from boot_doubles import MIB, loaded, place
+
+from pykvm.boot import bios, bootsector
 from pykvm.boot.image import Image
 from pykvm.config import defaults_for
 from pykvm.errors import InputError, UsageError
 
 SECTOR = (b"\xfa\xf4" + b"code" * 100).ljust(510, b"\0") + b"\x55\xaa"
 MOST = 0x98000 - 0x7C00
+
+
+def handoff(memory):
+    return bios.HANDOFF.unpack(memory.read(0xFE004, bios.HANDOFF.size))
 
 
 def refused(image, **keys):
@@ -26,7 +32,8 @@ def test_a_boot_sector_is_entered_at_0_7c00_with_the_disks_number_in_dl(keys):
         assert (entry.format, entry.mode, entry.address) == ("bootsector", "real", 0x7C00)
         assert memory.read(0x7C00, 512) == SECTOR
         regs, sregs = entry.state["regs"], entry.state["sregs"]
-        assert (sregs["cs"]["selector"], regs["rip"], regs["rdx"]) == (0, 0x7C00, 0x80)
+        assert (sregs["cs"]["selector"], regs["rip"], regs["rdx"]) == (0xF000, 0xE000, 0x80)
+        assert handoff(memory)[:2] == (0x7C00, 0)
         assert sregs["cr0"] & 1 == 0
 
 
@@ -38,9 +45,53 @@ def test_what_follows_the_sector_lies_behind_it():
 def test_the_largest_image_ends_where_the_stack_begins():
     with loaded(SECTOR.ljust(MOST, b"x")) as (_, entry):
         assert place(entry, "the boot sector").end == place(entry, "the stack").gpa
-    assert "is a disk image of 578K: its boot sector would have a BIOS read the rest" in refused(
-        SECTOR.ljust(MOST + 1, b"x")
-    )
+    with loaded(SECTOR.ljust(MOST + 1, b"x")) as (memory, entry):  # the rest is left to INT 13h
+        assert place(entry, "the boot sector").size == 512
+        assert memory.read(place(entry, "the disk image").gpa, 513) == SECTOR + b"x"
+
+
+# bytes, then DL, cylinders, heads, sectors in a track
+@pytest.mark.parametrize(
+    ("size", "number", "geometry"),
+    [
+        (513, 0x80, (1, 16, 63)),
+        (1_474_560, 0x00, (80, 2, 18)),
+        (1_474_561, 0x80, (3, 16, 63)),
+        (40 * MIB, 0x80, (82, 16, 63)),
+    ],
+)
+def test_an_image_is_the_disk_that_int_13h_reads(size, number, geometry):
+    with loaded(SECTOR.ljust(size, b"x")) as (memory, entry):
+        disk = place(entry, "the disk image")
+        _, _, gpa, sectors, told, heads, track, _, cylinders, _, kib = handoff(memory)
+        assert (gpa, sectors) == (disk.gpa, -(-size // 512))
+        assert told == number == entry.state["regs"]["rdx"]
+        assert (cylinders, heads, track) == geometry
+        assert disk.end == memory.low_end
+        assert kib == disk.gpa - MIB >> 10
+
+
+def test_the_memory_map_keeps_the_disk_from_the_guest():
+    with loaded(SECTOR, memory=16 * MIB) as (memory, entry):
+        disk = place(entry, "the disk image")
+        count = handoff(memory)[9]
+        at = 0xFE004 + bios.HANDOFF.size
+        ranges = [struct.unpack("<QQI", memory.read(at + 20 * n, 20)) for n in range(count)]
+        assert (MIB, disk.gpa - MIB, 1) in ranges
+        assert (disk.gpa, 16 * MIB - disk.gpa, 2) in ranges
+
+
+def test_a_machine_below_1_mib_has_no_bios():
+    with loaded(SECTOR, memory=640 << 10) as (_, entry):
+        regs, sregs = entry.state["regs"], entry.state["sregs"]
+        assert (sregs["cs"]["selector"], regs["rip"], regs["rdx"]) == (0, 0x7C00, 0x80)
+    assert "is a disk image of 578K" in refused(SECTOR.ljust(MOST + 1, b"x"), memory=640 << 10)
+
+
+def test_a_disk_that_does_not_fit_says_how_much_memory_would_do():
+    told = refused(SECTOR.ljust(20 * MIB, b"x"), memory=16 * MIB)
+    assert "is a disk image of 20M" in told
+    assert "set memory to 22M or more" in told
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from pykvm.config import load
 from pykvm.guests import find, names
 
 GUESTS = Path(__file__).parents[2] / "guests"
-OURS = sorted(path for path in GUESTS.glob("*/*.asm"))
+BIOS = GUESTS.parent / "firmware" / "bios.asm"
+OURS = [*sorted(GUESTS.glob("*/*.asm")), BIOS]
 
 
 def test_there_are_guests_of_our_own():
