@@ -1,6 +1,6 @@
 """bzImage, the form in which distributions ship Linux: a setup header, real-mode code, a packed vmlinux.
 
-Source: Linux, Documentation/arch/x86/boot.rst. There are two ways in:
+Source: Linux, Documentation/arch/x86/boot.rst. There are three ways in:
 
 * The payload is unpacked on the host, and the vmlinux in it is entered as the kernel's own unpacker
   would enter it: at its ELF entry, with boot_params in RSI. This is the rule, because it is quick
@@ -8,11 +8,13 @@ Source: Linux, Documentation/arch/x86/boot.rst. There are two ways in:
 * The kernel unpacks itself: the protected-mode part of the file is loaded and entered in 32-bit mode,
   or in 64-bit mode at +0x200 if XLF_KERNEL_64 is set. So it is with ``kernel.entry: protected``, and for
   payloads whose compression pykvm doesn't know.
+* The setup code is entered in 16-bit mode, with a BIOS beneath (`realmode`): with ``kernel.entry: real``, and
+  for images that only wear the header.
 """
 
 from __future__ import annotations
 
-from pykvm.boot import elf, payload
+from pykvm.boot import elf, payload, realmode
 from pykvm.boot import header as setup_header
 from pykvm.boot.header import LOADED_HIGH, XLF_KERNEL_64
 from pykvm.boot.image import Image
@@ -46,8 +48,9 @@ def load(places: Places, image: Image, kernel: KernelConfig, cache: Cache | None
     header = setup_header.read(image)
     code = _protected_mode_code(image, header)
     version = setup_header.version_text(image, header)
-    if kernel.entry == "real":
-        raise image.error("can't be entered in real mode yet", "set kernel.entry to auto")
+    if kernel.entry == "real" or (kernel.entry == "auto" and realmode.only_wears_it(header, version)):
+        _, start = _load_itself(places, image, header, code, "protected")
+        return realmode.load(places, image, header, start, version)
     packed = _payload(image, header, code)
     if kernel.entry == "protected" or payload.compression(packed) is None:
         mode, start = _load_itself(places, image, header, code, kernel.entry)
@@ -86,8 +89,9 @@ def _protected_mode_code(image: Image, header: SetupHeader) -> Range:
         raise image.error("is a zImage, which loads below 640 KiB", "build it as a bzImage")
     start = header.setup_size
     end = start + header["syssize"] * 16 if "syssize" in header else image.size
-    # Builds before protocol 2.08 didn't fill up the last of the 16-byte paragraphs that syssize counts.
-    slack = 0 if "payload_offset" in header else 15
+    # Builds before protocol 2.08 didn't fill up the last of the 16-byte paragraphs that syssize counts, and
+    # those that only have the header (memtest86+ 6) don't either.
+    slack = 0 if header["payload_length"] else 15
     if not start < end <= image.size + slack:
         least = max(start + 1, end)
         raise image.error(f"is truncated: its header speaks of {least} bytes, the file has {image.size}")

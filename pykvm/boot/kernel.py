@@ -35,6 +35,7 @@ class Kernel:
     the header's field: where the kernel's code lies. ``version`` is what it calls itself, or empty.
     ``tell`` is for protocols other than Linux's, ``asks`` what the image asks of its loader, in words.
     ``task`` and ``segment`` are as in pykvm/x86/entry.py, None where the protocol doesn't say.
+    ``data`` is the selector of data and stack in real mode, by default as there.
     ``bios`` is what INT 13h reads, None for a kernel without a BIOS beneath it.
     """
 
@@ -48,6 +49,7 @@ class Kernel:
     asks: tuple[str, ...] = ()
     task: int | None = None
     segment: int | None = None
+    data: int | None = None
     bios: Disk | None = None
 
     @property

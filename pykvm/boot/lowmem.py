@@ -13,7 +13,7 @@ address              what          for
 0x91000 – 0x910a7    GDT and TSS   protected and long mode
 0x92000 – 0x97fff    page tables   long mode: the first 4 GiB, mapped 1:1
 0x98000 – 0x9bfff    stack         real, protected and long mode
-0xfe000 – 0xfffff    BIOS          boot sectors; it writes vectors and BIOS data below 0x500
+0xfe000 – 0xfffff    BIOS          boot sectors, 16-bit entries; has vectors and data below 0x500
 ==================== ============= ===================================================================
 """
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 from pykvm.boot.places import Range
 from pykvm.memory.layout import EBDA, VGA
 from pykvm.x86 import entry
+from pykvm.x86.segments import real_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +72,12 @@ def enter(places: Places, kernel: Kernel, where: str, regs: dict[str, int]) -> e
     stack = Range(name=STACK.name, gpa=max(top - STACK.size, 0), size=min(STACK.size, top))
     places.take(stack, where)
     if mode == "real":
-        return _with(regs, entry.real(start, stack=top, segment=kernel.segment))
+        state = entry.real(start, stack=top, segment=kernel.segment)
+        if kernel.data is not None:
+            state["sregs"].update(
+                {name: real_segment(kernel.data) for name in ("ds", "es", "fs", "gs", "ss")}
+            )
+        return _with(regs, state)
     places.take(GDT, where)
     if mode == "long":
         places.take(PAGE_TABLES, where)

@@ -70,7 +70,7 @@ def write(
     ``rsdp`` is where ACPI's tables begin, 0 for none; ``where`` is the image that errors are about.
     """
     assert kernel.header is not None
-    _check_cmdline(cmdline, kernel.header)
+    check_cmdline(cmdline, kernel.header)
     places.take(COMMAND_LINE, where)
     places.take(BOOT_PARAMS, where)
     places.memory.write(COMMAND_LINE.gpa, cmdline + b"\0")
@@ -134,7 +134,8 @@ def e820(memory: GuestMemory) -> list[tuple[int, int, int]]:
     return [(start, end, kind) for start, end, kind in ranges if start < end]
 
 
-def _check_cmdline(cmdline: bytes, header: SetupHeader) -> None:
+def check_cmdline(cmdline: bytes, header: SetupHeader) -> None:
+    """Raise InputError for a command line that the kernel can't take."""
     most = min(header["cmdline_size"], COMMAND_LINE.size - 1)
     if len(cmdline) > most:
         raise InputError(

@@ -161,8 +161,55 @@ def test_a_header_that_lies_is_told_of_its_lie(case):
     assert text in found
 
 
-def test_real_mode_entry_is_refused_for_now():
-    assert "can't be entered in real mode yet; set kernel.entry to auto" in refused(WHOLE, entry="real")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"code32_start": 0},
+        {"kernel_version": 0x110},  # "(me@here) #1" is no number; and it doesn't say how much memory it needs
+    ],
+)
+def test_what_only_wears_the_header_is_entered_at_its_16_bit_entry(fields):
+    image = bzimage(PACKED, payload_offset=0, payload_length=0, init_size=0, **fields)
+    with loaded(image) as (_, entry):
+        assert entry.mode == "real"
+    with loaded(image, entry="protected") as (_, entry):
+        assert entry.mode == "protected"
+
+
+def test_the_16_bit_entry():
+    """boot.rst: the segment registers are the real-mode code's, CS 0x20 more; SP is the heap's end."""
+    with loaded(WHOLE, entry="real", cmdline="quiet", initrds=[b"disk"]) as (memory, entry):
+        assert (entry.mode, entry.address) == ("real", 0x80200)
+        ip, cs = struct.unpack("<HH", memory.read(0xFE004, 4))
+        assert cs * 16 + ip == 0x80200
+        sregs = entry.state["sregs"]
+        assert {sregs[name]["selector"] for name in ("ds", "es", "fs", "gs", "ss")} == {0x8000}
+        assert {sregs[name]["base"] for name in ("ds", "es", "fs", "gs", "ss")} == {0x80000}
+        assert entry.state["regs"]["rsp"] == 0xE000
+        assert memory.read(0x80202, 4) == b"HdrS"
+        assert memory.u8(0x80210) == 0xFF, "type_of_loader"
+        assert memory.u8(0x80211) & 0x80, "CAN_USE_HEAP"
+        assert memory.u16(0x80224) == 0xDE00, "heap_end_ptr"
+        text = entry.cmdline.encode() + b"\0"
+        assert memory.read(memory.u32(0x80228), len(text)) == text
+        assert memory.read(memory.u32(0x80218), memory.u32(0x8021C)) == b"disk"
+        assert memory.u32(0x80214) == MIB, "code32_start"
+        assert memory.read(MIB, 16) == b"\x90" * 16
+        assert memory.u16(0x413) == 639, "KiB of memory below the extended BIOS data area"
+
+
+def test_the_16_bit_entry_has_4_kib_for_the_command_line():
+    image = bzimage(PACKED, cmdline_size=0xFFFF)
+    text = "x" * 4095
+    with loaded(image, entry="real", cmdline=text) as (memory, _):
+        assert memory.read(memory.u32(0x80228), 4096) == text.encode() + b"\0"
+    assert "4095 are the most at its 16-bit entry" in refused(image, entry="real", cmdline=text + "x")
+
+
+def test_the_16_bit_entry_has_room_for_64_sectors():
+    assert "bytes of real-mode code, and 32768 are the most" in refused(
+        patch(WHOLE + bytes(0x8000), setup_sects=64, syssize=16), entry="real"
+    )
 
 
 @pytest.mark.parametrize("pref", [0xC000_0000, 1 << 63, (1 << 64) - 1, 0x90000])
