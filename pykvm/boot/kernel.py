@@ -35,7 +35,8 @@ class Kernel:
     the header's field: where the kernel's code lies. ``version`` is what it calls itself, or empty.
     ``tell`` is for protocols other than Linux's, ``asks`` what the image asks of its loader, in words.
     ``task`` and ``segment`` are as in pykvm/x86/entry.py, None where the protocol doesn't say.
-    ``data`` is the selector of data and stack in real mode, by default as there.
+    ``disguised`` is what only wears Linux's header. ``data`` is the selector of data and stack in real mode,
+    by default as there.
     ``bios`` is what INT 13h reads, None for a kernel without a BIOS beneath it.
     """
 
@@ -51,11 +52,12 @@ class Kernel:
     segment: int | None = None
     data: int | None = None
     bios: Disk | None = None
+    disguised: bool = False
 
     @property
     def linux(self) -> bool:
         """Whether it is Linux: by its note, or because nothing else comes as a bzImage."""
-        return self.format == "bzimage" or "Linux" in self.version
+        return (self.format == "bzimage" and not self.disguised) or "Linux" in self.version
 
 
 def protected_only(image: Image, kernel: KernelConfig) -> None:

@@ -97,4 +97,5 @@ def load(places: Places, image: Image, header: SetupHeader, load_at: int, versio
         tell=tell,
         data=REAL_MODE.gpa >> 4,
         bios=bios.Disk(),
+        disguised=only_wears_it(header, version),
     )

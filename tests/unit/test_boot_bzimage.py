@@ -171,7 +171,7 @@ def test_a_header_that_lies_is_told_of_its_lie(case):
 def test_what_only_wears_the_header_is_entered_at_its_16_bit_entry(fields):
     image = bzimage(PACKED, payload_offset=0, payload_length=0, init_size=0, **fields)
     with loaded(image) as (_, entry):
-        assert entry.mode == "real"
+        assert (entry.mode, entry.linux) == ("real", False)
     with loaded(image, entry="protected") as (_, entry):
         assert entry.mode == "protected"
 
