@@ -72,6 +72,7 @@ class TranslatedCpu:
         self._news = threading.Event()
         self._store: Store | None = None
         self._closed = False
+        self._thread = 0  # the identity of the one that runs the guest
         self.load(entry.real(0, stack=0))
 
     def connect(self, apic: LocalApic) -> None:
@@ -85,11 +86,17 @@ class TranslatedCpu:
     def changed(self) -> None:
         apic = self.core.apic
         assert apic is not None
-        if apic.has_interrupt():
-            self.core.words[W_PENDING] = 1
+        words = self.core.words
+        if not apic.has_interrupt():
+            words[W_PENDING] = 0
+            return
+        words[W_PENDING] = 1
+        if threading.get_ident() != self._thread:
             self._tell()
-        else:
-            self.core.words[W_PENDING] = 0
+        elif words[W_IF]:
+            words[W_ATTENTION] = 1
+        # Without IF there is nothing to be told: whatever sets it looks at ``pending``, and this thread is
+        # the one that would. From another thread that can't be known.
 
     def nmi(self) -> None:
         self.core.nmi_waits = True
@@ -117,6 +124,7 @@ class TranslatedCpu:
         enter, argument = self.core.enter, self.core.argument
         if self._store is None:
             self._begin()
+        self._thread = threading.get_ident()
         try:
             while True:
                 if self._service():

@@ -116,6 +116,11 @@ class Delivery:
             words[CR2] = cr2
         return True
 
+    def read_word(self, gva: int) -> int:
+        """What ring 0 reads in the aligned word at ``gva``; -1 where that isn't to be had so."""
+        at = self._word(gva)
+        return self._memory[at] if at >= 0 else -1
+
     def _word(self, gva: int) -> int:
         """The number among RAM's words of a table's word, -1 where it isn't to be had so."""
         if gva & 7:

@@ -47,13 +47,15 @@ def cli(e: Emitter, p: Parts) -> bytes:
 
 
 def sti(e: Emitter, p: Parts) -> bytes:
-    """What waits is taken after the next instruction: Python sees to that."""
+    """What waits is taken after the next instruction: the translator sees to that."""
     _ring0(e, p)
-    leave = store_number(SLOT["rip"], p.after & M64) + call_slot(SLOT["sti"])
-    return (
-        store_byte(SLOT["interrupt_flag"], 1) + load_slot(1, SLOT["pending"])
-        + b"\xe3" + bytes((len(leave),)) + leave
-    )  # fmt: skip
+    return store_byte(SLOT["interrupt_flag"], 1)
+
+
+def leave_if_pending(rip: int, slot: str) -> bytes:
+    """With an interrupt that waits, go by ``slot``; ``rip`` is the instruction that hasn't begun."""
+    leave = store_number(SLOT["rip"], rip & M64) + call_slot(SLOT[slot])
+    return load_slot(1, SLOT["pending"]) + b"\xe3" + bytes((len(leave),)) + leave
 
 
 def pushf(e: Emitter, p: Parts) -> bytes:
@@ -69,7 +71,7 @@ def popf(e: Emitter, p: Parts) -> bytes:
     _ring0_64(e, p)
     if p.prefixes & OPERAND:
         raise NotTranslated
-    leave = store_number(SLOT["rip"], p.after & M64) + call_slot(SLOT["sti"])
+    leave = store_number(SLOT["rip"], p.after & M64) + call_slot(SLOT["leave_for_attention_at"])
     return (
         b"\x4d\x89\xd9" + e.access(8, READ) + b"\x4e\x8b\x0c\x09" + _here(p) + call_slot(SLOT["do_popf"])
         + b"\x4d\x8d\x5b\x08" + load_slot(1, SLOT["temporary"]) + b"\xe3" + bytes((len(leave),)) + leave

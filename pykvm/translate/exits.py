@@ -10,9 +10,10 @@ from pykvm.devices.bus import PORTS
 from pykvm.errors import InternalError
 from pykvm.translate import context
 from pykvm.translate.bounce import FSW_ES
-from pykvm.translate.codepage import M64, PAGE, USER, WIDE
+from pykvm.translate.codepage import KERNEL_64, M64, PAGE, USER, WIDE
 from pykvm.translate.context import SLOT
 from pykvm.translate.decode import decode
+from pykvm.translate.deviceaccess import DeviceAccesses
 from pykvm.translate.lookup import jump_index
 from pykvm.x86.exceptions import GP, Fault
 from pykvm.x86.paging import WRITE, canonical
@@ -39,6 +40,7 @@ W_RCX = SLOT["rcx"] // 8
 W_ELEMENT = SLOT["element"] // 8
 W_PORT = SLOT["port"] // 8
 W_LATE = SLOT["late"] // 8
+RET = 0xC3
 MASKS = {size: (1 << 8 * size) - 1 for size in (1, 2, 4)}
 
 
@@ -50,6 +52,7 @@ class Exits:
         self.finder = core.finder
         self._ports = ports
         self._put_off = False
+        self._accesses = DeviceAccesses(core)
         self.handlers = (
             *(self._on_miss, self._on_interpret, self._on_chain, self._on_jump, self._on_attention),
             *(self._on_page_check, self._on_stale, self._on_sti, self._on_signal, self._on_port_out),
@@ -68,7 +71,7 @@ class Exits:
         size = words[W_SIZE] + 1
         rip = self.finder.rip_of(at)
         # Nothing is done yet: what waits may come first, but once only, or this would never be done.
-        self._put_off = bool(words[W_ATTENTION]) and not self._put_off
+        self._put_off = bool(words[W_ATTENTION]) and not self._put_off and not self.finder.follows_sti(at)
         if self._put_off:
             words[W_RIP] = rip
             return 0
@@ -78,7 +81,10 @@ class Exits:
             if not self._through_bounce(rip, gva):  # both know whether this is #GP or #SS
                 self.core.step()
             return self.finder.go()
+        access = self._accesses.find(at)
         try:
+            if access is not None and (target := self._accesses.carry_out(access, gva, user)) >= 0:
+                return target
             if (gva & PAGE - 1) + size <= PAGE and self.core.mmu.fill(gva, user, write):
                 return at
             if write and (gva & PAGE - 1) + size <= PAGE and self._write_beside_code(at, gva, user, size):
@@ -90,6 +96,7 @@ class Exits:
                 return self.finder.go()
         words[W_RIP] = rip  # what else the instruction raises may come before the page fault
         self.core.cpu.refresh()
+        self._accesses.note(at, gva)
         if not self._through_bounce(rip, gva):
             self.core.step()
         return self.finder.go()
@@ -227,9 +234,26 @@ class Exits:
         return found.entry
 
     def _on_sti(self) -> int:
-        """Interrupts are on, and one waits: it is taken after the next instruction."""
-        self.core.step()
+        """Interrupts are on, and one waits: it is taken after the next instruction, most often a RET."""
+        if not self._return():
+            self.core.step()
         return 0
+
+    def _return(self) -> bool:
+        """Carry out the instruction at RIP if it is the RET of 64-bit code; whether it was."""
+        words, core = self.core.words, self.core
+        rip = words[W_RIP]
+        block = core.blocks.block_at(words[W_RETURN])
+        if block is None or block.dead or block.page.mode != KERNEL_64 or rip & -PAGE != block.page.gva:
+            return False
+        if core.blocks.source(block.page.gpa)[rip & PAGE - 1] != RET:
+            return False
+        target = core.delivery.read_word(words[W_RSP])
+        if target >> 47 not in (0, 0x1FFFF):  # it isn't canonical, or the word isn't to be had
+            return False
+        words[W_RSP] = words[W_RSP] + 8 & M64
+        words[W_RIP] = target
+        return True
 
     def _on_signal(self) -> int:
         words = self.core.words

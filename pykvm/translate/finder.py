@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from pykvm.errors import InternalError
 from pykvm.translate import context
 from pykvm.translate.codepage import M64, PAGE, USER, WIDE
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from pykvm.translate.codepage import Block, CodePage
     from pykvm.translate.core import Core
+
+STI = 0xFB
 
 W_ATTENTION = SLOT["attention"] // 8
 W_PENDING = SLOT["pending"] // 8
@@ -126,6 +130,17 @@ class Finder:
         if block is None:
             raise InternalError(f"emitted code left from an unknown place, {host:#x}", where="translate")
         return block.rip(host)
+
+    def follows_sti(self, host: int) -> bool:
+        """Whether that instruction comes right after an STI, so that interrupts aren't taken before it."""
+        block = self.core.blocks.block_at(host) if host >= self.core.runtime_end else None
+        if block is None:
+            return False
+        offset = (block.rip(host) - block.start) & M64
+        before = bisect_left(block.guests, offset) - 1
+        if before < 0 or block.guests[before] != offset - 1:
+            return False
+        return self.core.blocks.source(block.page.gpa)[block.offset + offset - 1] == STI
 
     def go(self) -> int:
         """Go on at RIP, if nothing waits."""

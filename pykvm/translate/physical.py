@@ -69,6 +69,19 @@ class Physical(Words):
             for at, length in _accesses(gpa, len(data)):
                 self._device_write(gpa + at, length, int.from_bytes(data[at : at + length], "little"))
 
+    def is_device(self, gpa: int) -> bool:
+        """No RAM is there, nor ROM: the local APIC, a device, or nothing."""
+        return gpa >= self._low_end and self._memory.region_at(gpa) is None
+
+    def read_device(self, gpa: int, size: int) -> int:
+        """An aligned read of 1, 2, 4 or 8 bytes where ``is_device``."""
+        with self._lock:
+            return self._device_read(gpa, size)
+
+    def write_device(self, gpa: int, size: int, value: int) -> None:
+        with self._lock:
+            self._device_write(gpa, size, value)
+
     def _device_read(self, gpa: int, size: int) -> int:
         page = self.apic.page if self.apic is not None else None
         if page is not None and page <= gpa < page + PAGE:

@@ -111,7 +111,7 @@ def _take_pending(asm: Routines, user: int) -> None:
 def system(asm: Routines) -> None:
     asm.label("take-interrupt")
     asm.mov(slot("rip"), R9)
-    asm.jump("then-sti")
+    asm.jump("attention-at-rip")
 
     asm.entries["do_syscall"] = asm.here  # R9: the next instruction; ``rip``: this one
     asm.pop_to(slot("block_return"))

@@ -11,6 +11,7 @@ from pykvm.translate.context import PAGE_CHECKS, SLOT
 from pykvm.translate.control import JUMPS
 from pykvm.translate.decode import Undecoded, decode
 from pykvm.translate.emit import NotTranslated, Parts
+from pykvm.translate.emit_system import leave_if_pending
 from pykvm.translate.encode import call_slot, store_number
 
 TYPE_CHECKING = False
@@ -24,13 +25,15 @@ LONGEST_INSTRUCTION = 15
 LENGTHS = (3, 4, 2, 5, 7, 8, 1, 6)  # of instructions, the frequent ones first
 
 _JUMP = b"\xe9\0\0\0\0"
+STI = b"\xfb"
+LEAVE_SIZE = len(leave_if_pending(0, "sti"))
 
 ACTIONS: list[Action | None] = list(emit_integer.ACTIONS)
 for _table in (emit_vector.ACTIONS, emit_system.ACTIONS):
     for _opcode, _action in _table.items():
         ACTIONS[_opcode] = _action
 PLACED = frozenset(
-    (0xFB, 0x9D, 0x1AE, *range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0xA4, 0xA8), *range(0xAA, 0xB0))
+    (0x9D, 0x1AE, *range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0xA4, 0xA8), *range(0xAA, 0xB0))
 )
 """Opcodes whose code says where the instruction is, and so isn't remembered."""
 
@@ -67,7 +70,9 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
     add = parts.append
     size = at = count = 0
     ends = False
+    shadow = False  # STI went before: interrupts aren't taken yet
     while not ends:
+        plain = True
         hosts.append(size)
         guests.append(at)
         # No instruction's bytes are the beginning of another's: a known one is found by trying lengths.
@@ -101,8 +106,10 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
                 jump = JUMPS.get(opcode)
                 try:
                     if jump is not None:
+                        plain = False
                         piece, targets, ends = jump(emitter, p, mask)
-                        jumps += [(size + place, target) for place, target in targets]
+                        start = size + LEAVE_SIZE if shadow else size
+                        jumps += [(start + place, target) for place, target in targets]
                     else:
                         action = ACTIONS[opcode]
                         if action is None or (
@@ -115,12 +122,23 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
                 except NotTranslated:
                     piece, ends = _leave(rip & mask), True
             at += length
+        # What waits at an STI is taken behind the next instruction: in code where that runs straight on,
+        # else by Python, which does that instruction.
+        if shadow and plain and not ends:
+            piece += leave_if_pending(gva + offset + at & mask, "leave_for_attention_at")
+        elif shadow:
+            piece = leave_if_pending(gva + offset + guests[-1] & mask, "sti") + piece
+        shadow = key == STI
         count += 1
         add(piece)
         size += len(piece)
         if not ends and (count >= LONGEST or at >= room or offset + at in known or block.spill is not None):
             break
     if not ends:
+        if shadow:
+            piece = leave_if_pending(gva + offset + at & mask, "sti")
+            add(piece)
+            size += len(piece)
         add(_JUMP)
         size += len(_JUMP)
         jumps.append((size - 4, gva + offset + at & mask))
