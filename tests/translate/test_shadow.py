@@ -37,6 +37,7 @@ class Apic:
 class Machine:
     def __init__(self, cpl: int) -> None:
         self.guest = Guest(cpl=cpl)
+        self.placed = "", 0
         self.guest.cpu.core.interrupt = self._take  # type: ignore[method-assign]
 
     def _take(self, vector: int) -> None:
@@ -46,7 +47,9 @@ class Machine:
         """Run ``code`` with IF clear, until its #UD or #PF; ``taken`` says where the interrupt came."""
         guest = self.guest
         guest.reset()
-        guest.put(CODE + at, bytes.fromhex(code) + b"\x06" * 32)
+        if self.placed != (code, at):  # the same code stays translated
+            self.placed = code, at
+            guest.put(CODE + at, bytes.fromhex(code) + b"\x06" * 32)
         regs = [0] * 16
         regs[RSP] = STACK
         guest.regs, guest.flags = regs, 2
@@ -130,13 +133,14 @@ def test_what_a_device_raises_is_taken_behind_the_access_or_as_soon_as_it_may(ma
     guest.cpu.core.physical._bus.attach(device, 0xFEB1_0000, PAGE)
     guest.map(HOLE + PAGE, 0xFEB1_0000)
     store = "890425" + (HOLE + PAGE).to_bytes(4, "little").hex()
-    for _ in range(3):
-        assert machine.run("fb 90 e690 90 90", waits=False) == UD
-        assert machine.taken == [4]
-        assert machine.run(f"fb 90 {store} 90 90", waits=False) == UD
-        assert machine.taken == [9]
-        assert machine.run(f"{store} e690 90 fb 90 90", waits=False) == UD
-        assert machine.taken == [12]
+    for code, taken in (
+        ("fb 90 e690 90 90", 4),
+        (f"fb 90 {store} 90 90", 9),
+        (f"{store} e690 90 fb 90 90", 12),
+    ):
+        for _ in range(3):
+            assert machine.run(code, waits=False) == UD
+            assert machine.taken == [taken]
 
 
 def test_a_cli_there_leaves_nothing_to_be_taken(machine):
