@@ -35,6 +35,8 @@ def run(arguments: Sequence[str]) -> int:
         "--yes", action="store_true", help="as root, install the tools that building a guest needs"
     )
     given = parser.parse_args(arguments)
+    if given.report is not None:
+        report.require_writable(given.report)
     boot = Boot()
     try:
         timeout = None if given.timeout is None else duration_ns(given.timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from errno import EACCES, EISDIR, ENOENT
 
 from pykvm.errors import HostError
 
@@ -72,6 +73,23 @@ def report(
     return told
 
 
+def require_writable(path: str) -> None:
+    """Raise HostError where ``write`` would: before a run of hours, not after it."""
+    try:
+        if not path:
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
+        if _is_regular(path):
+            temporary = _temporary(path)
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            os.unlink(temporary)
+        elif os.path.isdir(path):
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        elif not os.access(path, os.W_OK):  # not opened: a pipe's reader would take that for the report
+            raise PermissionError(EACCES, os.strerror(EACCES))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def write(path: str, told: dict[str, Any]) -> None:
     """Write the report to ``path``: a crash leaves the old file or the new one. Raises HostError.
 
@@ -81,11 +99,11 @@ def write(path: str, told: dict[str, Any]) -> None:
 
     text = json.dumps(told, indent=2) + "\n"
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
+        if not _is_regular(path):
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
             return
-        temporary = f"{path}.{os.getpid()}.tmp"
+        temporary = _temporary(path)
         try:
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(text)
@@ -96,8 +114,21 @@ def write(path: str, told: dict[str, Any]) -> None:
             if os.path.exists(temporary):
                 os.unlink(temporary)
     except OSError as error:
-        raise HostError(
-            f"the report can't be written: {error.strerror}",
-            where=path or "--report",
-            remedy="give --report another path",
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _is_regular(path: str) -> bool:
+    """Whether it is, or is to become, a regular file."""
+    return os.path.isfile(path) or not os.path.exists(path)
+
+
+def _temporary(path: str) -> str:
+    return f"{path}.{os.getpid()}.tmp"
+
+
+def _unwritable(path: str, error: OSError) -> HostError:
+    return HostError(
+        f"the report can't be written: {error.strerror}",
+        where=path or "--report",
+        remedy="give --report another path",
+    )

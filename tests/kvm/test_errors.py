@@ -52,10 +52,11 @@ def test_a_wrong_word_is_answered_by_a_sentence(arguments, status, words):
     assert done.stderr.startswith("pykvm: ")
 
 
-def test_an_unwritable_report_is_told(tmp_path):
+def test_an_unwritable_report_is_told_before_the_boot(tmp_path):
     done = pykvm("boot", "hello", "--report", tmp_path / "no" / "r.json")
     assert done.returncode == 69
     assert "the report can't be written" in done.stderr
+    assert done.stdout == ""  # hello was not let run
 
 
 def test_a_report_is_written_when_the_boot_fails(tmp_path):

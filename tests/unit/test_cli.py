@@ -297,13 +297,31 @@ def test_a_boot_that_fails_early_has_a_report_with_every_key(folder, refused):
     }
 
 
-def test_a_report_that_cannot_be_written_hides_no_other_error(pykvm):
-    status, _, error = pykvm("boot", "--kernel", "gone", "--report", "no/r.json")
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("no/r.json", "no/r.json: the report can't be written: No such file or directory"),
+        (".", ".: the report can't be written: Is a directory"),
+        ("", "--report: the report can't be written: No such file or directory"),
+        ("linux/r.json", "linux/r.json: the report can't be written: Not a directory"),
+        ("r" * 255, "the report can't be written: File name too long"),  # the new file's, before it replaces
+    ],
+)
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_done(folder, pykvm, path, words):
+    before = sorted(os.listdir(folder))
+    status, _, error = pykvm("boot", "--kernel", "gone", "--report", path)
+    assert status == 69
+    (line,) = error.splitlines()
+    assert words in line
+    assert line.endswith("; give --report another path")
+    assert sorted(os.listdir(folder)) == before
+
+
+def test_a_report_that_turns_out_unwritable_at_the_end_hides_no_other_error(pykvm):
+    status, _, error = pykvm("boot", "--kernel", "gone", "--report", "/dev/full")
     assert status == 65
     first, second = error.splitlines()
-    assert first == (
-        "pykvm: no/r.json: the report can't be written: No such file or directory; give --report another path"
-    )
+    assert first.startswith("pykvm: /dev/full: the report can't be written: No space left on device;")
     assert "gone: cannot be read" in second
 
 
