@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pykvm.cache import Cache
     from pykvm.config.model import KernelConfig
 
+    Bytes = bytes | bytearray | memoryview
+
 ENTRY_64 = 0x200
 """The 64-bit entry of the protected-mode part, from its start."""
 
@@ -62,7 +64,7 @@ def load(places: Places, image: Image, kernel: KernelConfig, cache: Cache | None
             code32_start=start,
             version=version,
         )
-    with _vmlinux(image, header, packed, cache) as vmlinux:
+    with _vmlinux(image, header, packed, cache, places.memory.ram_size) as vmlinux:
         inner = elf.read(vmlinux)
         mode = elf.mode_for(inner, kernel.entry, vmlinux)
         elf.load_segments(places, vmlinux, inner)
@@ -76,11 +78,14 @@ def load(places: Places, image: Image, kernel: KernelConfig, cache: Cache | None
     )
 
 
-def unpack(image: Image) -> bytes | memoryview:
-    """The vmlinux in ``image``. Raises InputError, and HostError for a missing library."""
+def unpack(image: Image, memory: int) -> Bytes:
+    """The vmlinux in ``image``, for a guest of ``memory`` bytes.
+
+    Raises InputError, and HostError for a missing library.
+    """
     header = setup_header.read(image)
     packed = _payload(image, header, _protected_mode_code(image, header))
-    return _unpack(image, header, packed)
+    return _unpack(image, header, packed, memory)
 
 
 def _protected_mode_code(image: Image, header: SetupHeader) -> Range:
@@ -107,19 +112,20 @@ def _payload(image: Image, header: SetupHeader, code: Range) -> bytes:
     return image.read(code.gpa + offset, length)
 
 
-def _unpack(image: Image, header: SetupHeader, packed: bytes) -> bytes | memoryview:
+def _unpack(image: Image, header: SetupHeader, packed: bytes, memory: int) -> Bytes:
     # init_size is the memory in which the kernel unpacks itself, so no more can come out.
-    return payload.unpack(packed, where=image.name, limit=header["init_size"] or payload.LARGEST)
+    limit = header["init_size"] or payload.LARGEST
+    return payload.unpack(packed, where=image.name, limit=limit, memory=memory)
 
 
-def _vmlinux(image: Image, header: SetupHeader, packed: bytes, cache: Cache | None) -> Image:
+def _vmlinux(image: Image, header: SetupHeader, packed: bytes, cache: Cache | None, memory: int) -> Image:
     if cache is None:
-        return Image.of(_unpack(image, header, packed), image.name)
+        return Image.of(_unpack(image, header, packed, memory), image.name)
     key = key_of(LAYOUT, image.sha256())
     path = cache.get(key)
     if path is not None:
         return Image.open(path, image.name)
-    unpacked = _unpack(image, header, packed)
+    unpacked = _unpack(image, header, packed, memory)
 
     def write(file: BinaryIO) -> None:
         file.write(unpacked)

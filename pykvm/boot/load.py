@@ -76,7 +76,7 @@ def load(
     if kernel.format != "flat":  # whose bytes are taken as they are
         from pykvm.boot import whole
 
-        image, packed = whole.unpack(image)
+        image, packed = whole.unpack(image, memory.ram_size)
     loaded = _load_kernel(places, image, kernel, cache)
     command = merge_cmdline(linux_words, kernel.cmdline) if loaded.linux else kernel.cmdline
     given = Given(modules=initrds, cmdline=command.encode("utf-8", "surrogateescape"), rsdp=rsdp)

@@ -17,6 +17,7 @@ it unpacks to: Linux's build appends them, but for gzip, whose own trailer ends 
 
 from __future__ import annotations
 
+from pykvm.config.sizes import show_size
 from pykvm.errors import HostError, InputError, PykvmError
 
 TYPE_CHECKING = False
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Bytes = bytes | memoryview
+    Bytes = bytes | bytearray | memoryview
     # (compressed bytes, size that comes out) → what came out, or one byte more to say: too much.
     Unpacker = Callable[[Bytes, int], Bytes]
 
@@ -34,6 +35,9 @@ LARGEST = 1 << 30
 
 XZ_MEMORY = 512 << 20
 """Linux's dictionaries are up to 128 MiB; a file that asks for gigabytes is no kernel."""
+
+PACKED, UNPACKED = 64 << 10, 1 << 20
+"""Bytes that go into a decompressor at a time, and come out at most."""
 
 LZ4_BLOCK = 8 << 20
 LZ4_MAGIC_SIZE = 4
@@ -51,11 +55,11 @@ def compression(payload: Bytes) -> str | None:
     return None
 
 
-def unpack(payload: Bytes, *, where: str, limit: int = LARGEST) -> Bytes:
-    """What ``payload`` unpacks to; not a byte more than ``limit`` is made.
+def unpack(payload: Bytes, *, where: str, limit: int = LARGEST, memory: int = LARGEST) -> Bytes:
+    """What ``payload`` unpacks to; not a byte more than ``limit`` is made, nor than the guest's ``memory``.
 
-    Raises InputError, about the image ``where``, for a payload that is damaged, and HostError where
-    the host lacks a library.
+    Raises InputError, about the image ``where``, for a payload that is damaged or too large, and HostError
+    where the host lacks a library.
     """
     name = compression(payload)
     if name is None:
@@ -63,6 +67,8 @@ def unpack(payload: Bytes, *, where: str, limit: int = LARGEST) -> Bytes:
     size = int.from_bytes(payload[-4:], "little")
     if size > min(limit, LARGEST):
         raise InputError(f"its {name} payload says that it unpacks to {size} bytes, too many", where=where)
+    if size > memory:
+        raise too_large(f"its {name} payload", where, memory)
     if name != "gzip":
         payload = payload[:-4]
     try:
@@ -78,6 +84,15 @@ def unpack(payload: Bytes, *, where: str, limit: int = LARGEST) -> Bytes:
         error.where = error.where or where
         raise
     return unpacked
+
+
+def too_large(what: str, where: str, memory: int) -> InputError:
+    """The error about compressed data that becomes more than a guest of ``memory`` bytes can hold."""
+    return InputError(
+        f"{what} unpacks to more than the machine's {show_size(memory)} of memory",
+        where=where,
+        remedy="see that it is a kernel, and give the machine more memory",
+    )
 
 
 def _gzip(payload: Bytes, size: int) -> Bytes:
@@ -116,12 +131,34 @@ def _by_liblzma(payload: Bytes, size: int, *, alone: bool) -> Bytes:
         raise Damaged(str(error)) from None
 
 
-def _whole(stream: Any, payload: Bytes, size: int) -> bytes:
+def _whole(stream: Any, payload: Bytes, size: int) -> Bytes:
     """All that comes out of the standard library's ``stream``, but at most a byte over ``size``."""
-    unpacked: bytes = stream.decompress(payload, size + 1)
+    unpacked = bytearray()
+    pour(stream, payload, unpacked, size)
     if len(unpacked) <= size and not stream.eof:
         raise Damaged("it ends before its end mark")
     return unpacked
+
+
+def pour(stream: Any, packed: Bytes, unpacked: bytearray, limit: int) -> int:
+    """Append to ``unpacked`` what the standard library's ``stream`` makes of ``packed``; the bytes that took.
+
+    It stops a byte over ``limit``, and needs no more of the host's memory than comes out; asked for all at
+    once, the library takes twice as much.
+    """
+    source = memoryview(packed)
+    start = 0
+    while start < len(source) and not stream.eof and len(unpacked) <= limit:
+        data: Bytes = source[start : start + PACKED]
+        start += len(data)
+        more = True
+        while more and not stream.eof and len(unpacked) <= limit:
+            room = min(UNPACKED, limit + 1 - len(unpacked))
+            piece = stream.decompress(data, room)
+            unpacked += piece
+            data = getattr(stream, "unconsumed_tail", b"")  # zlib wants it again, the others keep it
+            more = len(piece) == room or bool(data)
+    return start - len(stream.unused_data)
 
 
 def _zstd(payload: Bytes, size: int) -> Bytes:

@@ -81,7 +81,7 @@ def load(places: Places, image: Image, kernel: KernelConfig) -> Kernel:
     """Put the kernel into memory, which must be fresh. Raises InputError."""
     protected_only(image, kernel)
     if not setup_header.why_not(image):  # a bzImage: the note is in the vmlinux that it holds
-        image = Image.of(bzimage.unpack(image), image.name)
+        image = Image.of(bzimage.unpack(image, places.memory.ram_size), image.name)
     file = elf.headers(image)
     entry = entry_of(image, file)
     if entry is None:

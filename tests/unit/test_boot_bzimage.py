@@ -36,7 +36,7 @@ def test_the_vmlinux_inside_is_loaded_and_entered_in_long_mode(how):
 
 
 def test_unpack_gives_the_vmlinux():
-    assert bytes(room.unpack(Image.of(WHOLE, "kernel"))) == VMLINUX
+    assert bytes(room.unpack(Image.of(WHOLE, "kernel"), 64 * MIB)) == VMLINUX
 
 
 def test_a_32_bit_kernel_inside_is_entered_in_protected_mode():

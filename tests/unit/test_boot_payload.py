@@ -6,6 +6,7 @@ import ctypes
 import lzma
 import random
 import struct
+import tracemalloc
 import zlib
 
 import pytest
@@ -72,6 +73,33 @@ def test_nothing_beyond_the_limit_is_made(how):
 def test_a_gigabyte_is_the_limit_of_every_kernel():
     with pytest.raises(InputError, match="too many"):
         payload.unpack(b"\x28\xb5\x2f\xfd" + struct.pack("<I", MIB << 11), where="kernel")
+
+
+def test_a_payload_that_the_guest_cannot_hold_is_not_unpacked(how):
+    packed = COMPRESS[how](bytes(9 * MIB))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError) as caught:
+            payload.unpack(packed, where="kernel", memory=8 * MIB)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value) == (
+        f"kernel: its {how} payload unpacks to more than the machine's 8M of memory; "
+        "see that it is a kernel, and give the machine more memory"
+    )
+    assert peak < MIB
+
+
+@pytest.mark.parametrize("how", ["gzip", "bzip2", "xz", "lzma"])
+def test_unpacking_takes_no_more_memory_than_what_comes_out(how):
+    packed = COMPRESS[how](bytes(40 * MIB))
+    tracemalloc.start()
+    try:
+        assert len(payload.unpack(packed, where="kernel")) == 40 * MIB
+        assert tracemalloc.get_traced_memory()[1] < 60 * MIB
+    finally:
+        tracemalloc.stop()
 
 
 def test_lz4_frames_of_several_blocks_unpack():

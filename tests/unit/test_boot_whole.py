@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import tracemalloc
 
 import pytest
 from boot_doubles import COMPRESS, MIB, bzimage, loaded, vmlinux
@@ -68,6 +69,23 @@ def test_what_comes_out_has_a_limit(monkeypatch):
     assert "unpacks to more than 1 MiB" in refused(PACK["gzip"](bytes(MIB + 1)))
     assert "unpacks to more than 1 MiB" in refused(PACK["xz"](bytes(MIB)) + PACK["xz"](b"x"))
     assert "no bzImage" in refused(PACK["gzip"](bytes(MIB)))
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_what_the_guest_cannot_hold_is_not_unpacked(name):
+    bomb = PACK[name](bytes(65 * MIB))
+    assert len(bomb) < MIB
+    tracemalloc.start()
+    try:
+        told = refused(bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert told == (
+        f"kernel: the {name} data unpacks to more than the machine's 64M of memory; "
+        "see that it is a kernel, and give the machine more memory"
+    )
+    assert peak < 90 * MIB
 
 
 def test_what_is_wrong_inside_is_told_with_where_it_is():
