@@ -122,6 +122,11 @@ def test_fadt_tells_the_ports_of_the_power_device():
     assert (u(fadt, 48, 4), u(fadt, 80, 4), fadt[92]) == (0, 0, 0)  # no SMI_CMD, no GPE0
 
 
+def test_fadt_tells_which_of_a_pcs_old_parts_are_there():
+    """§5.2.9.3: LEGACY_DEVICES, 8042; and clear VGA Not Present: "it is safe to probe the VGA hardware"."""
+    assert u(table(build(FULL), "FACP"), 109, 2) == 0b011
+
+
 def test_fadt_gives_the_same_blocks_in_both_forms():
     # What Linux calls "32/64X length mismatch" and "32/64X address mismatch".
     fadt = table(build(FULL), "FACP")

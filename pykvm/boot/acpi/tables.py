@@ -107,10 +107,9 @@ FADT_FIELDS = (
     ("Hypervisor_Vendor_Identity", "8s"),
 )
 
-# FADT: IAPC_BOOT_ARCH (§5.2.9.3)
+# FADT: IAPC_BOOT_ARCH (§5.2.9.3). VGA_NOT_PRESENT, bit 2, is clear: every board has one.
 LEGACY_DEVICES = 1 << 0
 HAS_8042 = 1 << 1
-VGA_NOT_PRESENT = 1 << 2
 
 # FADT: Flags (table 5.10). PWR_BUTTON is clear: the power button is a fixed one.
 WBINVD = 1 << 0
@@ -229,7 +228,7 @@ def _fadt(facs: int, dsdt: int) -> bytes:
         "P_LVL2_LAT": NO_C2_LATENCY,
         "P_LVL3_LAT": NO_C3_LATENCY,
         "CENTURY": rtc.CENTURY,
-        "IAPC_BOOT_ARCH": LEGACY_DEVICES | HAS_8042 | VGA_NOT_PRESENT,
+        "IAPC_BOOT_ARCH": LEGACY_DEVICES | HAS_8042,
         "Flags": WBINVD | PROC_C1 | SLP_BUTTON | FIX_RTC | TMR_VAL_EXT | RESET_REG_SUP,
         "RESET_REG": _port(power.RESET_REG, 1, GAS_BYTE),
         "RESET_VALUE": power.RESET_VALUE,
