@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pykvm.terminal.screen import Picture
     from pykvm.terminal.standard import Terminal
 
-QUICK, SLOW = 33_000_000, 264_000_000
-"""Nanoseconds from look to look: of a picture that changes, and at most."""
+QUICK, SLOW, IDLE = 33_000_000, 264_000_000, 1_000_000_000
+"""Nanoseconds from look to look: of a picture that changes, one that doesn't, and none so far."""
 
 
 class Display(Console):
@@ -48,6 +48,7 @@ class Display(Console):
         self._drawn = False
         self._chosen = False  # by Ctrl-A v
         self._pause = QUICK
+        self._turn = 0  # of the next look; those of earlier turns are called off
         self._serial: Port | None = None  # which had the terminal before
         self._seen: Picture | None = None
         self._picture: Callable[[], Picture | None] = lambda: None
@@ -81,7 +82,7 @@ class Display(Console):
         return self._keys
 
     def start(self) -> None:
-        self._loop.post(self._look)
+        self._loop.post(lambda: self._look(self._turn))
 
     def suspend(self) -> None:
         if self._owned and self._started and self._terminal is not None:
@@ -117,25 +118,31 @@ class Display(Console):
 
     # Looking
 
-    def _look(self) -> None:
-        self._see()
-        self._loop.later(self._pause, self._look)
-        self._pause = min(2 * self._pause, SLOW)
+    def _look(self, turn: int) -> None:
+        if turn == self._turn:
+            if self._see():
+                self._pause = QUICK
+            self._plan()
+            self._pause = min(2 * self._pause, SLOW if self._drawn else IDLE)
+
+    def _plan(self) -> None:
+        """Look again after the pause, and not when was planned before."""
+        turn = self._turn = self._turn + 1
+        self._loop.later(self._pause, lambda: self._look(turn))
 
     def _hurry(self) -> None:
-        """A key was pressed: the guest is going to show it."""
+        """Something was typed: what that shows is not to wait."""
         if self._pause > QUICK:
             self._pause = QUICK
-            self._loop.post(lambda: self._loop.later(QUICK, self._see))
+            self._loop.post(self._plan)
 
-    def _see(self, last: bool = False) -> None:
-        """Look at the picture, and show what is new. ``last``: the guest will draw no more."""
+    def _see(self, last: bool = False) -> bool:
+        """Look at the picture, show what is new, and say if there was any. ``last``: no more will be."""
         picture = self._picture()
         if picture is None or picture == self._seen or not (self._drawn or _has_text(picture)):
-            return
+            return False
         if self._taken and self._terminal is not None and self._terminal.output.waits:
-            return  # the reader is slow; it gets a later picture
-        self._pause = QUICK
+            return False  # the reader is slow; it gets a later picture
         # One look of grace: a guest that draws may be about to print as well.
         silent = self._terminal is not None and self._terminal.tap.first_output_ns is None
         if silent and not self._taken and (self._drawn or last) and not self._chosen:
@@ -150,6 +157,7 @@ class Display(Console):
         if written:
             self.tap.feed(written.removeprefix("\n" * self.tap.at_line_start).encode())
         self._show(picture)
+        return True
 
     def _show(self, picture: Picture) -> None:
         if not self._taken or self._terminal is None:
@@ -203,6 +211,7 @@ class Display(Console):
                 self._take()
             self._seen = None
             self._see()
+            self._hurry()
 
     def _tell(self) -> None:
         assert self._terminal is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import os
+from collections.abc import Callable
 
 import pytest
 from doubles_loop import Guest, Loop
@@ -197,3 +199,91 @@ def test_without_a_terminal_the_text_is_there_all_the_same() -> None:
         assert display.drain(1)
         assert display.tap.tail() == "panic\n"
         display.close()
+
+
+# How often it is looked at
+
+
+class Ticks:
+    """An I/O loop of a made-up time: ``run`` lets some of it pass."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.timers: list[tuple[int, int, Callable[[], None]]] = []
+
+    def post(self, action: Callable[[], None]) -> None:
+        action()
+
+    def later(self, delay: int, action: Callable[[], None]) -> None:
+        heapq.heappush(self.timers, (self.now + delay, len(self.timers), action))
+
+    def run(self, seconds: float) -> None:
+        end = self.now + int(seconds * 1e9)
+        while self.timers and self.timers[0][0] <= end:
+            self.now, _, action = heapq.heappop(self.timers)
+            action()
+        self.now = end
+
+
+class Watched:
+    """A display without a terminal, whose screen counts the looks at it."""
+
+    def __init__(self) -> None:
+        self.ticks = Ticks()
+        self.looks = 0
+        self.shown = picture()
+        self.display = Display(self.ticks, None, owned=False)
+        self.keys = self.display.fit(self.look, lambda codes: True)
+        self.display.start()
+
+    def look(self) -> Picture:
+        self.looks += 1
+        return self.shown
+
+    def during(self, seconds: float) -> int:
+        before = self.looks
+        self.ticks.run(seconds)
+        return self.looks - before
+
+
+def test_a_screen_that_nobody_draws_on_is_hardly_looked_at() -> None:
+    screen = Watched()
+    screen.during(5)
+    assert screen.during(10) <= 10
+
+
+def test_a_picture_that_stays_is_looked_at_less_and_one_that_changes_thirty_times_a_second() -> None:
+    screen = Watched()
+    screen.during(5)
+    screen.shown = picture("drawn")
+    screen.during(1.1)
+    assert screen.display.rows == ["drawn"]
+    screen.during(5)
+    assert 35 <= screen.during(10) <= 40
+    before = screen.looks
+    for count in range(1000):
+        screen.shown = picture(f"{count}")
+        screen.during(0.001)
+    assert 22 <= screen.looks - before <= 31
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_key_has_the_screen_looked_at_soon_and_again(drawn: bool) -> None:
+    screen = Watched()
+    if drawn:
+        screen.shown = picture("$")
+    screen.during(10)
+    for count in range(3):
+        screen.keys.receive(b"a")
+        screen.shown = picture("$ a" + count * "b")
+        screen.during(0.034)
+        assert screen.display.rows == ["$ a" + count * "b"]
+
+
+def test_keys_typed_all_the_time_make_no_more_looks() -> None:
+    screen = Watched()
+    screen.during(10)
+    for _ in range(1000):
+        screen.keys.receive(b"a")
+        screen.during(0.001)
+    assert screen.looks <= 50
