@@ -32,7 +32,7 @@ _AFTER_MODRM = tuple(
     for modrm in range(256)
 )
 
-_Z, _V, _J, _TEST1, _TESTZ = 16, 17, 18, 19, 20  # sizes that depend on the rest
+_Z, _V, _J, _TEST1, _TESTZ, _OFFSET = 16, 17, 18, 19, 20, 21  # sizes that depend on the rest
 _SIZES = {
     **dict.fromkeys("Mb", 1),
     "w": 2,
@@ -43,6 +43,7 @@ _SIZES = {
     "j": _J,
     "f": _TEST1,
     "F": _TESTZ,
+    "o": _OFFSET,
 }
 _UNKNOWN = -1
 
@@ -52,7 +53,7 @@ def _table() -> list[tuple[bool, int]]:
     table = []
     for escape in ("", "0F", "0F38", "0F3A"):
         for letter in MAPS[escape]:
-            if letter in "xop":  # far pointers and moffs are the interpreter's
+            if letter in "xp":  # far pointers are the interpreter's
                 table.append((False, _UNKNOWN))
             else:
                 table.append((letter in "mMZfFc", _SIZES.get(letter, 0)))
@@ -120,6 +121,10 @@ def decode(code: bytes, at: int, wide: bool) -> tuple[int, int, int, int, int, i
         elif size == _J:
             if prefixes & OPERAND:
                 raise Undecoded  # CPUs differ in 64-bit code; 16-bit targets in 32-bit code are rare
+            q += 4
+        elif size == _OFFSET:
+            if wide or prefixes & ADDRESS:
+                raise Undecoded  # offsets of 8 and of 2 bytes are rare
             q += 4
         elif not code[modrm] & 0x30:  # TEST of group 3
             q += 1 if size == _TEST1 else 2 if prefixes & OPERAND and not rex & 8 else 4

@@ -174,6 +174,13 @@ def move_byte(e: Emitter, p: Parts) -> bytes:
     return bytes((0x40 | host >> 3, 0xB0 | host & 7)) + tail
 
 
+def move_offset(e: Emitter, p: Parts) -> bytes:
+    """A0 to A3 of 32-bit code: MOV of AL and EAX from and to an address, which ModRM 05 says otherwise."""
+    opcode = (0x8A, 0x8B, 0x88, 0x89)[p.opcode & 3]
+    code = p.code[: p.immediate - 1] + bytes((opcode, 0x05)) + p.code[p.immediate :]
+    return e.integer(Parts(code, opcode, p.prefixes, 0, p.immediate, len(code), p.after))
+
+
 def exchange_rax(e: Emitter, p: Parts) -> bytes:
     """90 and up; 90 itself is NOP, or PAUSE."""
     if p.prefixes & LOCK:
@@ -310,6 +317,8 @@ def _actions() -> list[Action | None]:
     table[0x63] = sign_extend_double
     table[0x68] = table[0x6A] = push_number
     table[0x8F] = pop_memory
+    for opcode in range(0xA0, 0xA4):
+        table[opcode] = move_offset
     table[0x8C] = from_segment
     table[0x8D] = lea
     table[0xC9] = leave

@@ -7,7 +7,19 @@ from struct import pack
 from pykvm.translate import emit_vector
 from pykvm.translate.context import HOST_REGISTER, SLOT
 from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND, REPEAT
-from pykvm.translate.emit import HOST_ADDRESS, Emitter, NotTranslated, Parts
+from pykvm.translate.emit import (
+    HOST_ADDRESS,
+    POPPED_4,
+    POPPED_8,
+    PUSHED_4,
+    PUSHED_8,
+    STACK_BELOW_4,
+    STACK_BELOW_8,
+    STACK_TOP,
+    Emitter,
+    NotTranslated,
+    Parts,
+)
 from pykvm.translate.encode import (
     call_slot,
     load_slot,
@@ -59,22 +71,27 @@ def leave_if_pending(rip: int, slot: str) -> bytes:
 
 
 def pushf(e: Emitter, p: Parts) -> bytes:
-    if not e.wide or p.prefixes & (LOCK | OPERAND):
+    if p.prefixes & (LOCK | OPERAND):
         raise NotTranslated
+    size = 8 if e.wide else 4
     return (
-        call_slot(SLOT["do_pushf"]) + b"\x4d\x8d\x4b\xf8" + e.access(8, WRITE) + HOST_ADDRESS
-        + load_slot(1, SLOT["temporary"]) + b"\x49\x89\x09" + b"\x4d\x8d\x5b\xf8"
+        call_slot(SLOT["do_pushf"]) + (STACK_BELOW_8 if e.wide else STACK_BELOW_4)
+        + e.access(size, WRITE) + HOST_ADDRESS + load_slot(1, SLOT["temporary"])
+        + (b"\x49" if e.wide else b"\x41") + b"\x89\x09"  # mov [r9], rcx or ecx
+        + (PUSHED_8 if e.wide else PUSHED_4)
     )  # fmt: skip
 
 
 def popf(e: Emitter, p: Parts) -> bytes:
-    _ring0_64(e, p)
+    _ring0(e, p)
     if p.prefixes & OPERAND:
         raise NotTranslated
     leave = store_number(SLOT["rip"], p.after & M64) + call_slot(SLOT["leave_for_attention_at"])
     return (
-        b"\x4d\x89\xd9" + e.access(8, READ) + b"\x4e\x8b\x0c\x09" + _here(p) + call_slot(SLOT["do_popf"])
-        + b"\x4d\x8d\x5b\x08" + load_slot(1, SLOT["temporary"]) + b"\xe3" + bytes((len(leave),)) + leave
+        STACK_TOP + e.access(8 if e.wide else 4, READ)
+        + (b"\x4e" if e.wide else b"\x46") + b"\x8b\x0c\x09"  # mov r9 or r9d, [rcx + r9]
+        + _here(p) + call_slot(SLOT["do_popf"]) + (POPPED_8 if e.wide else POPPED_4)
+        + load_slot(1, SLOT["temporary"]) + b"\xe3" + bytes((len(leave),)) + leave
     )  # fmt: skip
 
 
