@@ -125,6 +125,8 @@ class Pair:
             natively = host.word(native.ERROR)
             large = case.code.find(b"\x0f\xae") >= 0 or guest.cpu.core.words[SLOT["size"] // 8] > 16
             natively &= ~(4 if guest.cpl != 3 else 0)
+            if cr2 >> 47:  # the host kernel's half, which here may be mapped and in the guest is not
+                natively &= ~1
             if not large and (
                 error != natively or cr2 != host.word(native.CR2)
             ):  # which end faults is the CPU's

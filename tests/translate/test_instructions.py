@@ -41,17 +41,18 @@ def test_an_instruction_does_what_the_processor_does(name, kind, opcode, pair):
         assert pair.differences(case) == [], f"{case.code.hex()} at {case.start:#x}, seed {seed}"
 
 
-@pytest.mark.skipif(not FUZZ, reason="PYKVM_FUZZ says how many")
-def test_as_many_as_asked_for(pair):
-    found = []
-    start = time.time_ns()
-    for count in range(FUZZ // len(KINDS) + 1):
-        for name, kind, opcode in KINDS:
-            seed = f"{name}:{start}:{count}"
-            case = make(kind, opcode, seed)
-            if told := pair.differences(case):
-                found.append(f"seed {seed}: {case.code.hex()} at {case.start:#x}: {told}")
-    assert found == []
+if FUZZ:
+
+    def test_as_many_as_asked_for(pair):
+        found = []
+        start = time.time_ns()
+        for count in range(FUZZ // len(KINDS) + 1):
+            for name, kind, opcode in KINDS:
+                seed = f"{name}:{start}:{count}"
+                case = make(kind, opcode, seed)
+                if told := pair.differences(case):
+                    found.append(f"seed {seed}: {case.code.hex()} at {case.start:#x}: {told}")
+        assert found == []
 
 
 REGRESSIONS = {
@@ -74,6 +75,9 @@ REGRESSIONS = {
     "FBSTP that stores nothing": "x87-df:15",
     "an x87 exception comes before all of an MMX operand's": "vector-201:3:True:1",
     "not aligned comes before a page fault": "vector-129:29",
+    "CMPS that faults after some rounds keeps the last one's flags": "string:1795933409752778829:866",
+    "a page fault of CALL's stack comes before #GP of its target": "integer-0ff:1795933669403096628:2314",
+    "a page fault in the half that natively is the kernel's": "integer-0ff:1795933114897189928:216",
 }
 
 

@@ -206,9 +206,12 @@ def test_code_that_writes_its_whole_successor_and_falls_into_it(guest):
         assert guest.rip == at + 5
 
 
+IN_RING_0 = pytest.mark.parametrize("machine", [(0, True), (0, False)], indirect=True, ids=str)
+"""For INVLPG and MOV to CR3."""
+
+
+@IN_RING_0
 def test_a_page_that_is_mapped_elsewhere_from_now_on(guest):
-    if guest.cpl:
-        pytest.skip("ring 0 writes page tables")
     guest.put(TARGET, mov(RAX, 1) + RETURN)
     other = CODE_AT[3] + TARGET % PAGE
     guest.put(CODE + 3 * PAGE + TARGET % PAGE, mov(RAX, 2) + RETURN)
@@ -225,11 +228,10 @@ def test_a_page_that_is_mapped_elsewhere_from_now_on(guest):
     assert (registers[RBX], registers[RAX]) == (1, 2)
 
 
+@IN_RING_0
 @pytest.mark.parametrize("how", ["invlpg", "mov cr3"])
 def test_code_beside_the_page_table_that_maps_it(guest, how):
     """Its own page is written by the CPU, for accessed and dirty bits, and by itself."""
-    if guest.cpl:
-        pytest.skip("ring 0 writes page tables")
     table = guest.table_of(DATA)
     guest.map(ALIAS, table)
     here = ALIAS + 300 * 8

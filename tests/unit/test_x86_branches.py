@@ -22,7 +22,7 @@ from x86_machine import (
     Machine,
 )
 
-from pykvm.x86.exceptions import GP, NP, SS, TS, UD
+from pykvm.x86.exceptions import GP, NP, PF, SS, TS, UD
 from pykvm.x86.registers import RFLAGS_ZF
 from pykvm.x86.segments import encode_gate
 
@@ -97,6 +97,33 @@ def test_a_branch_out_of_the_canonical_range_is_gp_at_the_branch(code: str):
     machine.regs["rax"] = 1 << 50
     machine.push(1 << 50, width=8)
     assert machine.fault(code) == (GP, 0)
+
+
+def test_what_the_stack_raises_comes_before_a_target_out_of_the_canonical_range():
+    machine = Machine("long")
+    machine.regs |= {"rax": 1 << 50, "rsp": 0x4000_0008}
+    assert machine.fault("ff d0") == (PF, 2)
+    machine.regs["rsp"] = 1 << 50
+    assert machine.fault("ff d0") == (SS, 0)
+
+
+def test_a_call_out_of_the_canonical_range_stores_nothing():
+    machine = Machine("long")
+    machine.regs["rax"] = 1 << 50
+    machine.push(0x1234, width=8)
+    machine.regs["rsp"] += 8
+    assert machine.fault("ff d0") == (GP, 0)
+    assert machine.memory.u64(machine.regs["rsp"] - 8) == 0x1234
+
+
+def test_a_call_beyond_the_limit_is_gp_before_the_stack_is_looked_at():
+    machine = Machine("protected")
+    machine.sregs["cs"] |= {"limit": 0x1_0010}
+    machine.sregs["ss"] |= {"limit": 0x10}
+    machine.regs["rax"] = 0x1_0011
+    assert machine.fault("ff d0") == (GP, 0)
+    machine.regs["rax"] = 0x1_0010
+    assert machine.fault("ff d0") == (SS, 0)
 
 
 @pytest.mark.parametrize("code", ["ff e0", "ff d0", "c3", "eb 40"])

@@ -8,7 +8,7 @@ from x86_machine import TABLES, Machine
 
 from pykvm.x86.exceptions import GP, PF, SS
 from pykvm.x86.execute import Cpu, execute
-from pykvm.x86.registers import RFLAGS_DF, RFLAGS_TF, RFLAGS_ZF
+from pykvm.x86.registers import RFLAGS_CF, RFLAGS_DF, RFLAGS_PF, RFLAGS_SF, RFLAGS_TF, RFLAGS_ZF
 
 SOURCE, TARGET, CODE = 0x4_0000, 0x5_0000, 0x1_0000
 
@@ -108,6 +108,18 @@ def test_a_fault_in_the_middle_keeps_what_was_done():
     assert machine.regs["rip"] == CODE
     assert (machine.regs["rcx"], machine.regs["rdi"], machine.regs["rsi"]) == (84, 0x4000_1000, SOURCE + 16)
     assert memory.read(0x9_0FF0, 16) == memory.read(SOURCE, 16)
+
+
+@pytest.mark.parametrize("count, flags", [(5, RFLAGS_ZF | RFLAGS_PF), (0, RFLAGS_CF | RFLAGS_SF)])
+def test_a_fault_in_the_middle_of_compares_leaves_the_last_ones_flags(count: int, flags: int):
+    machine = strings(100, mode="protected")
+    machine.sregs["es"] |= {"limit": TARGET + count - 1}
+    machine.regs["rflags"] |= RFLAGS_CF | RFLAGS_SF
+    machine.memory.write(TARGET, machine.memory.read(SOURCE, count))
+    fault = machine.run("f3 a6").fault
+    assert fault is not None
+    assert (fault.vector, machine.regs["rcx"], machine.regs["rip"]) == (GP, 100 - count, CODE)
+    assert machine.regs["rflags"] == 2 | flags
 
 
 def test_a_limit_in_the_middle_is_gp_where_it_is_reached():

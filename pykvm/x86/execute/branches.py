@@ -54,16 +54,21 @@ def jump_indirect(step: Step) -> None:
 
 
 def _call(step: Step, target: int) -> None:
-    stack.push(step, step.cpu.regs["rip"], _size(step))
+    """In 64-bit mode what the stack raises comes before the target's #GP, else behind it (SDM, CALL)."""
+    size = _size(step)
+    if step.instruction.bits == 64:
+        stack.check_push(step, size)
+    target = _checked(step, target)
+    stack.push(step, step.cpu.regs["rip"], size)
     step.cpu.regs["rip"] = target
 
 
 def call(step: Step) -> None:
-    _call(step, _relative(step))
+    _call(step, step.cpu.regs["rip"] + step.immediate(8))
 
 
 def call_indirect(step: Step) -> None:
-    _call(step, _checked(step, step.load(_size(step))))
+    _call(step, step.load(_size(step)))
 
 
 def ret(step: Step) -> None:

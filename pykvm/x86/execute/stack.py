@@ -80,6 +80,12 @@ def push(step: Step, value: int, size: int = 0) -> None:
     push_all(step, (value,), size or operand_size(step))
 
 
+def check_push(step: Step, size: int) -> None:
+    """Raise what pushing an item of ``size`` bytes would."""
+    pointer = step.cpu.regs["rsp"] - size & pointer_mask(step.cpu)
+    step.memory.check_write("ss", pointer, size)
+
+
 def top(step: Step, size: int, at: int = 0) -> int:
     """The item at ``at`` bytes above the stack pointer."""
     cpu = step.cpu

@@ -1,8 +1,10 @@
 """MOVS, CMPS, SCAS, LODS, STOS, INS and OUTS, alone and repeated (Intel SDM vol. 2, by name, and REP).
 
 A repeated one makes at most ``cpu.iterations`` in one call, one with TF set, and then leaves RIP at itself
-and the registers true, as a CPU does that an interrupt stops. A fault keeps what was done before it. Elements
-that lie in one page of memory proper are moved at once where that comes to the same.
+and the registers true, as a CPU does that an interrupt stops. A fault keeps what was done before it, with the
+flags of the last comparison as AMD's processors do (by Intel's SDM a page fault brings those before the
+instruction back; who goes on behind the fault compares anew). Elements that lie in one page of memory proper
+are moved at once where that comes to the same.
 """
 
 from __future__ import annotations
@@ -207,15 +209,21 @@ def _instruction(
             return
         cpu, wide = step.cpu, step.instruction.address_size
         goes_on = RFLAGS_ZF if prefix == "F3" else 0
-        left = cpu.reg(RCX, wide)
+        first = left = cpu.reg(RCX, wide)
         budget = 1 if cpu.regs["rflags"] & RFLAGS_TF else cpu.iterations
-        while left and budget > 0:
-            done = one(string, min(left, budget))
-            left -= done
-            budget -= done if done > 1 else _ALONE
-            cpu.set_reg(RCX, wide, left)
-            if compares and cpu.regs["rflags"] & RFLAGS_ZF != goes_on:
-                return
+        try:
+            while left and budget > 0:
+                done = one(string, min(left, budget))
+                left -= done
+                budget -= done if done > 1 else _ALONE
+                cpu.set_reg(RCX, wide, left)
+                if compares and cpu.regs["rflags"] & RFLAGS_ZF != goes_on:
+                    return
+        except Fault as fault:
+            if left != first:
+                cpu.regs["rip"] = step.start
+                fault.keeps = True
+            raise
         if left:
             cpu.regs["rip"] = step.start
 
