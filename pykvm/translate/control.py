@@ -108,8 +108,8 @@ def _group5(e: Emitter, p: Parts, mask: int) -> Jump:
 
 
 def _loop(e: Emitter, p: Parts, mask: int) -> Jump:
-    """LOOP and JRCXZ; LOOPE and LOOPNE are the interpreter's."""
-    if p.prefixes & (LOCK | OPERAND) or p.opcode < 0xE2:
+    """LOOP and JRCXZ, by RCX and ECX; LOOPE and LOOPNE, and those by CX, are the interpreter's."""
+    if p.prefixes & (LOCK | OPERAND) or p.opcode < 0xE2 or (p.prefixes & ADDRESS and not e.wide):
         raise NotTranslated
     target, _ = _target(p, 1, mask)
     narrow = not e.wide or p.prefixes & ADDRESS

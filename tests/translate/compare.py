@@ -11,7 +11,7 @@ import own_forms
 from forms import Case
 from guest import Guest
 from native import Native
-from places import CODE, END
+from places import CODE, CODE_PAGES, END, END_32, PAGE
 
 from pykvm.translate.context import SLOT
 from pykvm.translate.operands import INTEGER, VECTOR
@@ -80,11 +80,13 @@ def undefined(case: Case) -> int:
 
 
 class Pair:
-    """A guest and this processor."""
+    """A guest and this processor, both with code of 64 bits, or of 32."""
 
     def __init__(self, guest: Guest, processor: Native) -> None:
         self.guest = guest
         self.processor = processor
+        self._end = bytes((END if guest.wide else END_32,))
+        self._put(CODE, self._end * (CODE_PAGES * PAGE))
         self._last = (CODE, 0)
         self.interpreted = 0
 
@@ -92,9 +94,7 @@ class Pair:
         """What differs after the case's instruction; nothing should."""
         guest, host = self.guest, self.processor
         start, length = self._last
-        clean = bytes((END,)) * length
-        guest.put(start, clean)
-        ctypes.memmove(start, clean, length)
+        self._put(start, self._end * length)
         self._last = (case.start, len(case.code))
         guest.put(case.start, case.code)
         natively = _without_fs(case.code)
@@ -108,9 +108,13 @@ class Pair:
         host.set_word(native.FLAGS, case.flags)
         guest.fx = case.fx
         host.fx[:] = case.fx
-        host.run(case.start)
+        host.run(case.start, wide=guest.wide)
         fault = guest.run(case.start)
         return self._compare(case, fault)
+
+    def _put(self, at: int, code: bytes) -> None:
+        self.guest.put(at, code)
+        ctypes.memmove(at, code, len(code))
 
     def _compare(self, case: Case, fault: object) -> list[str]:
         guest, host = self.guest, self.processor

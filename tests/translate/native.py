@@ -2,7 +2,8 @@
 
 The state is a page at STATE. A stub loads all of it, RSP too, and jumps to the code. What ends the code is
 always a signal, mostly that of END: its handler takes vector, error code and CR2 from the signal's frame
-(Linux, struct sigcontext) and returns into the stub, which stores all registers.
+(Linux, struct sigcontext) and returns into the stub, which stores all registers. The jump is a far one, so that
+the code may be of 32 bits as well, which has DS and ES.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, Structure, byref, c_int, c_long, c_size_t, c_ulong, c_void_p
 from signal import SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP
+from struct import pack
 
 from places import (
     CODE,
@@ -40,7 +42,9 @@ SYS_ARCH_PRCTL = 158
 SA_SIGINFO, SA_ONSTACK, SA_NODEFER = 4, 0x0800_0000, 0x4000_0000
 MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED_NOREPLACE = 2, 0x10, 0x20, 0x4000, 0x10_0000
 NONE, READ, WRITE, EXECUTE = 0, 1, 2, 4
-GREG_ERROR, GREG_VECTOR, GREG_CR2, GREG_RIP = (40 + 8 * number for number in (19, 20, 22, 16))
+GREG_ERROR, GREG_VECTOR, GREG_CR2, GREG_RIP, GREG_CS = (40 + 8 * number for number in (19, 20, 22, 16, 18))
+USER32_CS, USER_DS, USER_CS = 0x23, 0x2B, 0x33
+"""Linux's selectors (arch/x86/include/asm/segment.h)."""
 CALLEE_SAVED = (RBX, RBP, 12, 13, 14, 15)
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -122,12 +126,14 @@ class Native:
         asm.mov(Mem(-1, HOST_SP), RSP)
         asm.op(b"\x0f\xae", 0, Mem(-1, OWN_FX))  # fxsave64
         asm.op(b"\x0f\xae", 1, Mem(-1, FX))  # fxrstor64
+        asm.set(RAX, USER_DS)
+        asm.raw("8ed8 8ec0")  # mov ds, eax; mov es, eax
         asm.set(Mem(-1, ACTIVE), 1)
         asm.push_from(Mem(-1, FLAGS))
         asm.raw("9d")
         for number in range(16):
             asm.mov(number, Mem(-1, STATE + 8 * number))
-        asm.jump_to(Mem(-1, ENTRY))
+        asm.op(0xFF, 5, Mem(-1, ENTRY), wide=False)  # jmp far
         asm.label("leave")
         for number in range(16):
             asm.mov(Mem(-1, STATE + 8 * number), number)
@@ -150,6 +156,7 @@ class Native:
             asm.mov(Mem(-1, place), RCX)
         asm.set(RCX, asm.address("leave"))
         asm.mov(Mem(RDX, GREG_RIP), RCX)
+        asm.raw(b"\x66\xc7\x82" + pack("<iH", GREG_CS, USER_CS))  # mov word [rdx + ...], USER_CS
         asm.ret()
         asm.label("foreign")
         asm.set(RAX, next_handler)
@@ -158,9 +165,9 @@ class Native:
         ctypes.memmove(STUB, code, len(code))
         return asm
 
-    def run(self, start: int) -> None:
-        """From ``start`` to a fault."""
-        self.words[(ENTRY - STATE) >> 3] = start
+    def run(self, start: int, *, wide: bool = True) -> None:
+        """From ``start`` to a fault, as 64-bit code, or as 32-bit code."""
+        self.words[(ENTRY - STATE) >> 3] = start | (USER_CS if wide else USER32_CS) << 32
         self._enter()
 
     def word(self, place: int) -> int:

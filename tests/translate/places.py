@@ -23,3 +23,5 @@ NON_CANONICAL = 0x1234_5678_0000_0000
 
 END = 0x06
 """PUSH ES, which 64-bit code hasn't: #UD, in one byte. All code pages are full of it."""
+END_32 = 0x0F
+"""For 32-bit code: 3DNow!, which no CPU has any more. #UD from any byte on, where two more follow."""

@@ -82,7 +82,7 @@ def arpl_or_movsxd(step: Step) -> None:
         return
     if not step.cpu.protected or step.cpu.v86:
         raise Fault(UD)
-    destination, rpl = step.load_to_change(2), step.reg(2) & 3
+    destination, rpl = step.load(2), step.reg(2) & 3  # written to only where it changes
     lower = destination & 3 < rpl
     if lower:
         step.store(destination & ~3 | rpl, 2)
