@@ -88,6 +88,7 @@ class Pair:
         self._end = bytes((END if guest.wide else END_32,))
         self._put(CODE, self._end * (CODE_PAGES * PAGE))
         self._last = (CODE, 0)
+        self.vector = 0
         self.interpreted = 0
 
     def differences(self, case: Case) -> list[str]:
@@ -120,6 +121,7 @@ class Pair:
         guest, host = self.guest, self.processor
         found = []
         vector, error, cr2 = fault.vector, fault.error, fault.cr2  # type: ignore[attr-defined]
+        self.vector = vector
         rip = host.word(native.RIP)
         if guest.rip != rip or vector != host.word(native.VECTOR):
             found.append(

@@ -2,8 +2,8 @@
 
 The state is a page at STATE. A stub loads all of it, RSP too, and jumps to the code. What ends the code is
 always a signal, mostly that of END: its handler takes vector, error code and CR2 from the signal's frame
-(Linux, struct sigcontext) and returns into the stub, which stores all registers. The jump is a far one, so that
-the code may be of 32 bits as well, which has DS and ES.
+(Linux, struct sigcontext) and returns into the stub, which stores all registers. The jump is a far one, so
+that the code may be of 32 bits as well, which has DS and ES.
 """
 
 from __future__ import annotations

@@ -142,6 +142,18 @@ def test_arpl_raises_the_rpl_of_a_selector():
     assert Machine("real").fault("63 c8") == (UD, None)
 
 
+def test_arpl_writes_only_where_it_raises():
+    """A selector that is privileged enough may lie where nothing can be written."""
+    machine = Machine("protected")
+    machine.memory.put_u32(0x4_0000, 0x12)
+    machine.regs |= {"rsi": 0x4_0000, "rcx": 2}
+    machine.sregs["cs"] |= {"type": 10}  # readable code
+    machine.run("2e 63 0e")
+    assert not machine.flag(RFLAGS_ZF)
+    machine.regs["rcx"] = 3
+    assert machine.fault("2e 63 0e") == (GP, 0)
+
+
 def test_moffs_takes_an_address_of_address_size():
     machine = Machine("long")
     machine.memory.put_u64(PLACE, 0x1122_3344_5566_7788)

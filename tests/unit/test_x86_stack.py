@@ -131,6 +131,22 @@ def test_enter_copies_the_frame_pointers_of_outer_levels(level: int):
     assert (machine.regs["rsp"], machine.regs["rbp"]) == (STACK, 0x3_0000)
 
 
+def test_enter_copies_what_it_has_just_pushed():
+    """EBP in the new frame: each copy is of the item before (SDM, ENTER: push and read in turn)."""
+    machine = Machine("protected")
+    machine.regs["rbp"] = STACK
+    machine.run("c8 00 00 03")
+    assert machine.stack(4, 4) == [STACK - 4, STACK, STACK, STACK]
+
+
+def test_enter_without_room_for_its_frame_leaves_the_registers():
+    machine = Machine("protected")
+    machine.sregs["ss"] |= {"limit": STACK - 1}
+    machine.regs |= {"rsp": 0x40, "rbp": 0x123}
+    assert machine.fault("c8 80 00 00") == (SS, 0)
+    assert (machine.regs["rsp"], machine.regs["rbp"]) == (0x40, 0x123)
+
+
 # Flags
 
 

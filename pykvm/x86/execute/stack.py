@@ -160,21 +160,23 @@ def popa(step: Step) -> None:
 
 
 def enter(step: Step) -> None:
-    cpu, size = step.cpu, operand_size(step)
-    mask, before = pointer_mask(cpu), cpu.regs["rsp"]
+    """Frames are copied one by one: what is pushed may be a frame pointer to be copied next."""
+    cpu, memory, size = step.cpu, step.memory, operand_size(step)
+    mask, pointer = pointer_mask(cpu), cpu.regs["rsp"]
     level = step.instruction.selector & 31
-    items = [cpu.reg(RBP, size)]
-    frame = before - size & mask
-    for number in range(1, level):
-        place = cpu.regs["rbp"] - number * size & mask
-        items.append(int.from_bytes(step.memory.read("ss", place, size), "little"))
-    if level:
-        items.append(frame)
-    after = moved(cpu, before, -size * len(items) - step.instruction.immediate)
-    step.memory.check_write("ss", after & mask, size)  # the new stack must be there
-    push_all(step, tuple(items), size)
+    frame = pointer - size & mask
+    value = cpu.reg(RBP, size)
+    for number in range(level + 1):
+        if number:
+            place = cpu.regs["rbp"] - number * size & mask
+            last = number == level
+            value = frame if last else int.from_bytes(memory.read("ss", place, size), "little")
+        pointer = moved(cpu, pointer, -size)
+        memory.write("ss", pointer & mask, (value & MASKS[size]).to_bytes(size, "little"))
+    pointer = moved(cpu, pointer, -step.instruction.immediate)
+    memory.check_write("ss", pointer & mask, size)  # the new stack must be there
     cpu.set_reg(RBP, size, frame)
-    cpu.regs["rsp"] = after
+    cpu.regs["rsp"] = pointer
 
 
 def leave(step: Step) -> None:
