@@ -64,27 +64,36 @@ TABLE_32 = _table()
 TABLE_64 = list(TABLE_32)
 for _opcode in NOT_IN_64_BIT:
     TABLE_64[_opcode] = (False, _UNKNOWN)
-for _opcode in range(0x40, 0x50):  # REX behind REX: the first one is void, which the interpreter knows
+REX = range(0x40, 0x50)
+for _opcode in REX:
     TABLE_64[_opcode] = (False, _UNKNOWN)
 for _opcode in (0xC4, 0xC5, 0x62):  # VEX and EVEX
     TABLE_32[_opcode] = TABLE_64[_opcode] = (False, _UNKNOWN)
+
+
+_VOIDING = frozenset((*PREFIXES, *REX))
+"""Behind a REX these make it void (Intel SDM vol. 2 §2.2.1)."""
 
 
 class Undecoded(Exception):
     """An instruction that isn't decoded here: the interpreter knows it, or raises what it raises."""
 
 
-def decode(code: bytes, at: int, wide: bool) -> tuple[int, int, int, int, int, int]:
+def decode(
+    code: bytes, at: int, wide: bool, prefixes: int = 0, skip: int = 0
+) -> tuple[int, int, int, int, int, int]:
     """The instruction at ``code[at]`` of 64-bit (``wide``) or 32-bit code.
 
-    Returns length, opcode, prefixes, REX (0: none), and the places of ModRM and the immediate. Raises
-    Undecoded, and IndexError where ``code`` ends within the instruction.
+    Of its bytes the first ``skip`` are known to be ``prefixes``. Returns length, opcode, prefixes, REX (0:
+    none), and the places of ModRM and the immediate. Raises Undecoded, and IndexError where ``code`` ends
+    within the instruction.
     """
-    q = at
-    prefixes = rex = 0
+    q = at + skip
+    rex = 0
     byte = code[q]
     while byte in PREFIXES:
-        prefixes |= PREFIXES[byte]
+        prefix = PREFIXES[byte]
+        prefixes = (prefixes & ~REPEAT if prefix & REPEAT else prefixes) | prefix  # the last F2 or F3 counts
         q += 1
         byte = code[q]
     if wide and byte & 0xF0 == 0x40:
@@ -112,6 +121,8 @@ def decode(code: bytes, at: int, wide: bool) -> tuple[int, int, int, int, int, i
     if size:
         if size < _Z:
             if size < 0:
+                if rex and byte in _VOIDING:
+                    return decode(code, at, wide, prefixes, q - 1 - at)
                 raise Undecoded
             q += size
         elif size == _Z:

@@ -53,7 +53,7 @@ def _x87_environment(e: Emitter, p: Parts) -> bytes:
     if row is None:
         raise NotTranslated
     size, access = row
-    narrow = p.prefixes & OPERAND
+    narrow = 0 if p.rex & 8 else p.prefixes & OPERAND
     pointers = (6, 10) if narrow else (0x0C, 0x14)
     out = e.address(p) + e.access(size - 14 if narrow else size, access) + HOST_ADDRESS
     out += prefix_bytes(narrow) + b"\x41" + bytes((p.opcode, 1 | p.digit << 3))

@@ -47,12 +47,10 @@ def undefined(case: Case) -> int:
     """The flags that the manual leaves undefined, for what the interpreter has done."""
     code = case.code
     at = 0
-    while code[at] in b"\x66\x67\xf0\xf2\xf3\x64\x65\x2e\x36\x3e\x26":
+    while code[at] & 0xF0 == 0x40 or code[at] in b"\x66\x67\xf0\xf2\xf3\x64\x65\x2e\x36\x3e\x26":
         at += 1
-    if code[at] & 0xF0 == 0x40:
-        if at + 1 == len(code):
+        if at == len(code):
             return 0  # 32-bit code's INC and DEC
-        at += 1
     opcode = code[at] if code[at] != 0x0F else 0x100 | code[at + 1]
     following = code[at + 1 :] if opcode < 0x100 else code[at + 2 :]
     digit = following[0] >> 3 & 7 if following else 0

@@ -21,12 +21,17 @@ from forms import (
     assemble,
     immediate_of,
     in_memory,
+    integer,
     new_case,
     number,
     size_of,
     target,
+    vector,
+    x87,
 )  # fmt: skip
 from places import CODE, CODE_END, DATA, DATA_END, NON_CANONICAL, PAGE
+
+from pykvm.translate.operands import INTEGER, VECTOR
 
 
 def _register(rng: Random) -> int:
@@ -282,7 +287,32 @@ def sign_extend(rng: Random) -> Case:
     return assemble(case, 0x63, reg, rm, rex=rex, prefixes=prefixes)
 
 
+_OTHERS = bytes.fromhex("2e 36 3e 26 65 66 67 f2 f3 f0 40 48 4f")
+_NO_MORE = frozenset((0x69, 0x81, 0xC7, 0xF7, 0x12B, 0x1A4, 0x1A5, 0x1AC, 0x1AD, 0x1B8, 0x1BC, 0x1BD, 0xFF))
+"""With 66, F2 or F3 they end elsewhere (their numbers), are undefined (SHLD) or others (POPCNT, MOVNTSS)."""
+
+
+def prefixed(rng: Random) -> Case:
+    """With more prefixes than it needs: of the same kind, a REX in front of others, up to too long."""
+    kind = rng.choice((integer, vector, x87, None))
+    opcodes = {integer: INTEGER, vector: VECTOR, x87: range(0xD8, 0xE0)}
+    if kind is None:
+        case = rng.choice(_TO_BE_PREFIXED)(rng)
+    else:
+        case = kind(rng, rng.choice([at for at in opcodes[kind] if at not in _NO_MORE]))
+    room = 15 - len(case.code)
+    more = rng.choice((1, 2, 3, room, room + 1 if rng.random() < 0.3 else 1))
+    case.code = bytes(rng.choice(_OTHERS) for _ in range(more)) + case.code
+    return case
+
+
 _ON_RAX = tuple(f"{operation << 3 | byte:02x}" for operation in range(8) for byte in (4, 5))
+_TO_BE_PREFIXED = (
+    *(lea, bit_string, crc32, direct, exchange_bytes, sign_extend, by_register(0x50, 0x58, 0x90)),
+    *(alone("98", "99", "9e", "9f", "c9", "9c"), with_operand(0xFF, (6,), 8), with_operand(0x8F, (0,), 8)),
+    with_operand(0x11F, (0,), 0),
+    *(with_operand(0x1AE, (digit,), 4, registers=False, sized=False) for digit in (2, 3)),
+)
 FORMS: dict[str, Callable[[Random], Case]] = {
     "lea": lea,
     "push": by_register(0x50),
@@ -314,4 +344,5 @@ FORMS: dict[str, Callable[[Random], Case]] = {
     "direct": direct,
     "xlat": exchange_bytes,
     "movsxd": sign_extend,
+    "prefixed": prefixed,
 }

@@ -10,10 +10,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+import native
 import pytest
 from compare import KINDS, Pair, make
+from forms import RBP
 from guest import Guest
 from native import Native
+from places import DATA
+
+from pykvm.x86.exceptions import UD
 
 ROUNDS = 12
 FUZZ = int(os.environ.get("PYKVM_FUZZ", "0"))
@@ -92,3 +97,23 @@ def test_what_a_c_library_shifts_numbers_with_is_translated(code, pair):
     case = replace(make("integer", 0x1A5, "a seed"), code=bytes.fromhex(code))
     assert pair.differences(case) == []
     assert pair.guest.cpu.steps == 1  # the end's, not the shift's
+
+
+PREFIXED = {
+    "x87 behind a REX that is void": "40 66 d8 f6",
+    "SSE behind a REX that is void": "48 66 0f 38 25 c1",
+    "MMX behind two": "4f 48 0f dc c1",
+    "of F2 and F3 the last counts": "f3 f2 44 0f 5c fc",
+    "a void REX between them": "f2 48 f3 0f 5c cd",
+    "FNSTENV with REX.W has 28 bytes": "66 48 d9 75 00",
+    "FLDENV with REX.W too": "66 48 d9 65 00",
+}
+
+
+@pytest.mark.parametrize("code", PREFIXED.values(), ids=PREFIXED)
+def test_what_has_differed_once_with_prefixes(code, pair):
+    case = make("x87", 0xD9, "a seed")
+    case.regs[RBP] = DATA + 0x100
+    assert pair.differences(replace(case, code=bytes.fromhex(code))) == []
+    assert pair.processor.word(native.VECTOR) == UD  # the end's
+    assert pair.guest.rip == case.start + len(bytes.fromhex(code))
