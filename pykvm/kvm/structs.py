@@ -148,6 +148,10 @@ class kvm_irq_routing_entry(Structure):
     _fields_ = [*_fields(u32, "gsi type flags pad"), ("u", _route)]
 
 
+class kvm_msi(Structure):
+    _fields_ = [*_fields(u32, "address_lo address_hi data flags devid"), ("pad", u8 * 12)]
+
+
 class kvm_irqfd(Structure):
     _fields_ = [*_fields(u32, "fd gsi flags resamplefd"), ("pad", u8 * 16)]
 

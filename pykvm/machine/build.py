@@ -64,8 +64,8 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         vm.set_memory(slot, region.gpa, region.size, region.hva, readonly=region.readonly)
 
     # Interrupt controllers and the timer chip.
-    own = None
-    kind = KvmCpu
+    own = split = None
+    kind: type[KvmCpu] = KvmCpu
     if config.interrupts == "user":
         # Late: where KVM has them nobody needs ours.
         from pykvm.devices.lapictimer import TIMER_HZ
@@ -75,6 +75,12 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         kind = UserInterruptCpu
         own = Controllers(machine.clock, ports, mmio, machine.devices)
         lines = IsaLines(own.input)
+    elif config.interrupts == "split":
+        from pykvm.machine.splitcpu import SplitControllers, SplitInterruptCpu
+
+        kind = SplitInterruptCpu
+        split = SplitControllers(vm, ports, mmio, machine.devices)
+        lines = IsaLines(split.input)
     else:
         vm.create_irqchip()
         vm.set_routes(ROUTES)
@@ -104,6 +110,9 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
             cpu.kick = thread.kick
             # The APIC's timer has no TSC to look at: CPUID offers no deadline.
             cpu.connect(own.add_apic(index, cpu, asked, lambda: 0, TIMER_HZ))
+        elif split is not None and isinstance(cpu, SplitInterruptCpu):
+            cpu.kick = thread.kick
+            cpu.connect(split)
         if index == 0:
             machine.cpuid_asked, machine.cpuid_seen = asked, cpuid_entries(vcpu, "KVM_GET_CPUID2")
             cpu.load(plan.entry.state)

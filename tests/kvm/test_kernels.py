@@ -53,3 +53,14 @@ def test_a_kernel_prints_what_the_manuals_say(name, hardware, request):
 def _by_int(wanted: str | None, came: str | None) -> bool:
     """Whether all that differs is INT from ring 3, which ends a trial: such a KVM raises #UD instead."""
     return bool(wanted and came) and wanted.startswith("2f+") and came.startswith("6+")
+
+
+# Those that want no interrupt at a certain instruction: a KVM that interprets ring 0 gives it later.
+@pytest.mark.parametrize("place", ["kernel", "split", "user"])
+@pytest.mark.parametrize("name", ["halt", "interrupted", "pit", "rtc", "smp"])
+def test_a_kernel_prints_the_same_wherever_the_interrupt_controllers_are(name, place):
+    status, printed, said = kernels.boot(
+        name, "--set", "backend=kvm", "--set", f"interrupts={place}", "--set", "pit=user"
+    )
+    assert kernels.differences(name, printed) == {}, said
+    assert status == kernels.STATUS.get(name, 0), said

@@ -36,7 +36,7 @@ first:  cmp     word [0x30100], 3
 """
 
 
-@pytest.fixture(params=["kernel", "user"])
+@pytest.fixture(params=["kernel", "split", "user"])
 def boot(request, tmp_path):
     """Boots a kernel of four CPUs: the process's status, its words, the report."""
 
