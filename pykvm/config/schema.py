@@ -276,7 +276,7 @@ MACHINE = Group(
                 now=("kernel", "split", "user"),
             ),
             "Where PIC, IOAPIC and local APIC are emulated: by KVM, in the kernel, or by pykvm; split: "
-            "the local APIC in the kernel, the others in pykvm. Without this key, where the back end has them.",
+            "the local APIC there, the others in pykvm. Without this key, where the back end has them.",
         ),
         key(
             "pit",
