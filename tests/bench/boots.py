@@ -1,4 +1,7 @@
-"""What tests/bench/run --boots measures: Linux, under pykvm over KVM and in QEMU's microvm."""
+"""What tests/bench/run --boots measures: Linux, under pykvm over KVM and in QEMU's microvm.
+
+And pykvm beside itself: interrupt controllers that are pykvm's own, and KVM's.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +96,18 @@ class Boots:
             board="microvm,acpi=off,rtc=on",
             limits={"run": 1.0},
         )
-        return [self._measure(boot) for boot in (debian, linux)]
+        return [*(self._measure(boot) for boot in (debian, linux)), self._interrupts(debian)]
+
+    def _interrupts(self, boot: Boot) -> Measure:
+        name, about = f"interrupts, {boot.name}", f"{boot.about}, {SPANS['run']}, interrupts: user"
+        row = Row(name, RATIO, 2.0, "s", about)
+
+        def side(place: str, boot: Boot) -> Numbers:
+            whole, start = self._boot(boot, f"interrupts={place}")
+            return {name: whole - start}
+
+        user, kernel = (partial(self._when_warm, partial(side, place), boot) for place in ("user", "kernel"))
+        return Measure(name, (row,), user, kernel, "pykvm, interrupts: kernel")
 
     def _measure(self, boot: Boot) -> Measure:
         rows = tuple(
@@ -114,14 +128,18 @@ class Boots:
         return run(boot)
 
     def _ours(self, boot: Boot) -> Numbers:
+        return boot.numbers(*self._boot(boot))
+
+    def _boot(self, boot: Boot, *settings: str) -> tuple[float, float]:
+        """A boot of pykvm's: how long it took, and when the guest began to run."""
         report = self._folder / f"{boot.name}.json"
         words = [
-            *pykvm(boot.kernel, "kvm", f"kernel.cmdline={boot.cmdline}", memory=boot.memory),
+            *pykvm(boot.kernel, "kvm", f"kernel.cmdline={boot.cmdline}", *settings, memory=boot.memory),
             *("--initrd", boot.initrd, "--report", str(report)),
         ]
         with Watched(words, str(self._folder)) as guest:
             whole = boot.done(guest)
-        return boot.numbers(whole, json.loads(report.read_text())["seconds"]["first_run"])
+        return whole, json.loads(report.read_text())["seconds"]["first_run"]
 
     def _theirs(self, boot: Boot) -> Numbers:
         """Two boots: as users start it, and one that is set up and waits for ``cont`` (-S)."""
