@@ -1,8 +1,9 @@
 """From the guest to a descriptor: bytes one by one on one side, few and large writes on the other.
 
 A byte costs the vCPU's thread an append. The first one of a batch wakes the I/O thread, which
-writes at once and then looks again after ``PAUSE``, so that a guest that prints without end wakes
-it some hundred times a second and not at every byte, and a guest that is silent wakes nobody.
+writes at once and then looks again after a pause, so that a guest that prints without end wakes it
+some sixty times a second and not at every byte, and a guest that is silent wakes nobody. The pause
+is short at first, as long as a few bytes take: an echo is not to be waited for.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 LIMIT = 64 * 1024
 """Bytes that wait here at most; after that the guest waits."""
 
-PAUSE = 2_000_000
-"""Nanoseconds from a look at what the guest printed to the next."""
+PAUSE, LONGEST = 2_000_000, 16_000_000
+"""Nanoseconds from a look at what the guest printed to the next: at first, and doubled up to where an
+eye begins to see it. A look takes a tenth of PAUSE from the vCPU on a slow host, where exits are dear too."""
 
 
 class Output:
@@ -46,6 +48,7 @@ class Output:
         self._space = LIMIT  # how much _fresh may hold
         self._refused = False
         self._idle = True  # nobody is going to look at _fresh
+        self._pause = PAUSE  # until the next look
         self._fd: int | None = None
         self._poll: select.poll | None = None  # where a write might wait
         self._chunk = LIMIT
@@ -131,12 +134,14 @@ class Output:
                     return False
 
     def _look(self) -> None:
-        """See to what the guest printed, and again after ``PAUSE``, until it prints no more."""
+        """See to what the guest printed, and again after a pause, until it prints no more."""
         if self._fresh:
             self.flush()
-            self._loop.later(PAUSE, self._look)
+            self._loop.later(self._pause, self._look)
+            self._pause = min(2 * self._pause, LONGEST)
         else:
             self._idle = True
+            self._pause = PAUSE
 
     def _take_fresh(self) -> None:
         batch = bytes(self._fresh)

@@ -11,7 +11,8 @@ from doubles_loop import Guest, Loop
 from pykvm.terminal import output
 from pykvm.terminal.console import Console
 from pykvm.terminal.descriptor import own
-from pykvm.terminal.output import LIMIT
+from pykvm.terminal.output import LIMIT, Output
+from pykvm.terminal.tap import Tap
 
 
 @pytest.fixture
@@ -140,6 +141,37 @@ def test_many_bytes_wake_the_loop_few_times(loop, console, guest):
     before = loop.wakes
     guest.print(b"x" * 100_000)
     assert loop.wakes - before < 100_000 / 20
+
+
+class ByHand:
+    """A loop that a test steps: what is to be called next, and after which pauses."""
+
+    def __init__(self):
+        self.next = []
+        self.pauses = []
+
+    def post(self, action):
+        self.next.append(action)
+
+    def later(self, pause, action):
+        self.pauses.append(pause)
+        self.next.append(action)
+
+
+def test_the_longer_a_guest_prints_the_rarer_it_is_looked_at(monkeypatch):
+    monkeypatch.setattr(output, "PAUSE", 2)
+    monkeypatch.setattr(output, "LONGEST", 16)
+    loop = ByHand()
+    sink = Output(loop, Tap())
+    for _ in range(5):
+        sink.put(0x78)
+        loop.next.pop(0)()
+    loop.next.pop(0)()  # there is nothing more
+    assert loop.pauses == [2, 4, 8, 16, 16]
+    assert loop.next == []
+    sink.put(0x78)
+    loop.next.pop(0)()
+    assert loop.pauses[5:] == [2]
 
 
 def test_a_silent_guest_wakes_nobody(loop, console, guest, pipe):
