@@ -57,6 +57,8 @@ IOCTLS = {
     "KVM_IRQ_LINE": _iow(0x61, structs.kvm_irq_level),
     "KVM_GET_IRQCHIP": _iowr(0x62, structs.kvm_irqchip),
     "KVM_SET_IRQCHIP": _ior(0x63, structs.kvm_irqchip),
+    "KVM_REGISTER_COALESCED_MMIO": _iow(0x67, structs.kvm_coalesced_mmio_zone),
+    "KVM_UNREGISTER_COALESCED_MMIO": _iow(0x68, structs.kvm_coalesced_mmio_zone),
     "KVM_SET_GSI_ROUTING": _iow(0x6A, structs.IRQ_ROUTING_HEAD),
     "KVM_IRQFD": _iow(0x76, structs.kvm_irqfd),
     "KVM_CREATE_PIT2": _iow(0x77, structs.kvm_pit_config),

@@ -116,6 +116,14 @@ class Vm(Descriptor):
         flags = 0 if assign else CONSTANTS["KVM_IRQFD_FLAG_DEASSIGN"]
         self.struct("KVM_IRQFD", structs.kvm_irqfd(fd=fd, gsi=gsi, flags=flags))
 
+    def coalesce(self, port: int, *, on: bool = True) -> None:
+        """Put writes of a byte to ``port`` into the ring (ring.py) without leaving the guest; or no more.
+
+        When ``on=False`` returns, no write is on its way there, which takes some milliseconds.
+        """
+        name = "KVM_REGISTER_COALESCED_MMIO" if on else "KVM_UNREGISTER_COALESCED_MMIO"
+        self.struct(name, structs.kvm_coalesced_mmio_zone(port, 1, 1), detail=f"port {port:#x}")
+
     def irqchips(self) -> dict[str, Any]:
         """The states of both PICs and the IOAPIC, as bytes by name."""
         chips = {}

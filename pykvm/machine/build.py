@@ -12,6 +12,7 @@ from pykvm.errors import HostError
 from pykvm.host.cpuid import guest_cpuid
 from pykvm.kvm.system import Kvm, cpuid_entries, cpuid_table
 from pykvm.machine import board, verdict
+from pykvm.machine.coalesced import CoalescedWrites
 from pykvm.machine.interrupts import ROUTES, IsaLines, KvmLine
 from pykvm.machine.kvmcpu import KvmCpu
 from pykvm.machine.machine import Machine
@@ -88,7 +89,8 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
     if config.pit == "kernel":
         vm.create_pit()
 
-    board.fit(machine, ports, mmio, lines, memory, own_pit=config.pit == "user")
+    coalesced = CoalescedWrites(vm, ports)
+    board.fit(machine, ports, mmio, lines, memory, own_pit=config.pit == "user", coalesced=coalesced)
 
     # CPUs.
     cpus = config.cpus
@@ -105,6 +107,7 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         asked = cpuid.for_vcpu(entries, index, cpus.max or cpus.count)
         cpu = kind(vcpu, ports, mmio, memory, machine.lock)
         thread = machine.add_cpu(cpu)
+        cpu.coalesced = coalesced
         vcpu.set_cpuid(cpuid_table(asked))
         if own is not None and isinstance(cpu, UserInterruptCpu):
             cpu.kick = thread.kick
@@ -114,6 +117,7 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
             cpu.kick = thread.kick
             cpu.connect(split)
         if index == 0:
+            coalesced.page = vcpu.page
             machine.cpuid_asked, machine.cpuid_seen = asked, cpuid_entries(vcpu, "KVM_GET_CPUID2")
             cpu.load(plan.entry.state)
 

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pykvm.terminal.faces import Action, Loop
+    from pykvm.terminal.faces import Action, Loop, Stream
     from pykvm.terminal.tap import Tap
 
 LIMIT = 64 * 1024
@@ -26,6 +26,9 @@ LIMIT = 64 * 1024
 PAUSE, LONGEST = 2_000_000, 16_000_000
 """Nanoseconds from a look at what the guest printed to the next: at first, and doubled up to where an
 eye begins to see it. A look takes a tenth of PAUSE from the vCPU on a slow host, where exits are dear too."""
+
+SILENT = 4
+"""Looks that find nothing until the guest is taken to be silent, where its bytes were kept back."""
 
 
 class Output:
@@ -40,6 +43,8 @@ class Output:
         self.on_lost: Callable[[OSError], None] | None = None
         """Called once with the error when the descriptor takes no more."""
         self.lost: OSError | None = None
+        self.stream: Stream | None = None
+        """What may keep bytes back while the guest prints without pause."""
         self._loop = loop
         self._tap = tap
         self._lossy = lossy
@@ -48,7 +53,8 @@ class Output:
         self._space = LIMIT  # how much _fresh may hold
         self._refused = False
         self._idle = True  # nobody is going to look at _fresh
-        self._pause = PAUSE  # until the next look
+        self._pause = 0  # from the last look to the next; 0 where none is to come
+        self._silent = 0  # looks in a row that found nothing
         self._fd: int | None = None
         self._poll: select.poll | None = None  # where a write might wait
         self._chunk = LIMIT
@@ -135,13 +141,31 @@ class Output:
 
     def _look(self) -> None:
         """See to what the guest printed, and again after a pause, until it prints no more."""
+        kept = self._bring()
         if self._fresh:
             self.flush()
-            self._loop.later(self._pause, self._look)
-            self._pause = min(2 * self._pause, LONGEST)
-        else:
+            self._pause = min(2 * self._pause, LONGEST) or PAUSE
+        elif not kept:
             self._idle = True
-            self._pause = PAUSE
+            self._pause = 0
+            return
+        self._loop.later(self._pause, self._look)
+
+    def _bring(self) -> bool:
+        """Have the guest's bytes kept back while it prints, and brought; whether some may be on their way."""
+        stream = self.stream
+        if stream is None:
+            return False
+        stream.deliver()
+        if self._fresh:
+            self._silent = 0
+            if self._pause:
+                stream.keep()
+        else:
+            self._silent += 1
+            if self._silent >= SILENT:
+                stream.end()
+        return stream.is_kept
 
     def _take_fresh(self) -> None:
         batch = bytes(self._fresh)

@@ -174,6 +174,71 @@ def test_the_longer_a_guest_prints_the_rarer_it_is_looked_at(monkeypatch):
     assert loop.pauses[5:] == [2]
 
 
+class Stream:
+    """Bytes that wait while it is told to keep them."""
+
+    def __init__(self, sink):
+        self.is_kept = False
+        self.calls = []
+        self.waits = b""
+        self._sink = sink
+
+    def keep(self):
+        self.calls.append("keep")
+        self.is_kept = True
+
+    def deliver(self):
+        for byte in self.waits:
+            self._sink.put(byte)
+        self.waits = b""
+
+    def end(self):
+        self.calls.append("end")
+        self.deliver()
+        self.is_kept = False
+
+
+def test_bytes_are_kept_back_only_while_a_guest_prints_and_somebody_looks():
+    loop = ByHand()
+    sink = Output(loop, Tap())
+    sink.stream = stream = Stream(sink)
+    sink.put(0x61)
+    loop.next.pop(0)()
+    assert stream.calls == []  # a few bytes are no stream
+    sink.put(0x62)
+    loop.next.pop(0)()
+    assert stream.calls == ["keep"]
+    stream.waits = b"c"
+    loop.next.pop(0)()
+    assert sink._tap.tail() == "abc"
+    for _ in range(output.SILENT):
+        assert "end" not in stream.calls
+        loop.next.pop(0)()  # which is there: one looks as long as something may wait
+    assert stream.calls[-1] == "end"
+    assert loop.next == []
+
+
+def test_a_byte_that_comes_while_the_stream_ends_is_printed():
+    loop = ByHand()
+    sink = Output(loop, Tap())
+    sink.stream = stream = Stream(sink)
+    for _ in range(2):
+        sink.put(0x61)
+        loop.next.pop(0)()
+    for _ in range(output.SILENT - 1):
+        loop.next.pop(0)()
+    stream.deliver = lambda: None  # it comes after the look
+    end = stream.end
+
+    def last():
+        end()
+        sink.put(0x62)
+
+    stream.end = last
+    loop.next.pop(0)()
+    assert sink._tap.tail() == "aab"
+
+
 def test_a_silent_guest_wakes_nobody(loop, console, guest, pipe):
     connect(loop, console, pipe[1])
     guest.print(b"x")
