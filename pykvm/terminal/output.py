@@ -51,6 +51,7 @@ class Output:
         self._fresh = bytearray()  # from the guest, not yet looked at
         self._pending = bytearray()  # on its way to the descriptor
         self._space = LIMIT  # how much _fresh may hold
+        self._held: bytearray | None = None  # instead of there
         self._refused = False
         self._idle = True  # nobody is going to look at _fresh
         self._pause = 0  # from the last look to the next; 0 where none is to come
@@ -108,6 +109,20 @@ class Output:
         if self._fd is not None:
             self._pending += data
         self.flush()
+
+    def hold(self) -> None:
+        """Keep what the guest prints from the descriptor, the last ``LIMIT`` bytes of it, for ``let_go``."""
+        self._take_fresh()
+        if self._held is None:
+            self._held = bytearray()
+
+    def let_go(self) -> None:
+        """Write what was held; no more is."""
+        self._take_fresh()
+        held, self._held = self._held, None
+        if held and self._fd is not None:
+            self._pending += held
+            self.flush()
 
     @property
     def waits(self) -> bool:
@@ -172,7 +187,10 @@ class Output:
         self._fresh.clear()
         if batch:
             self._tap.feed(batch)
-            if self._fd is not None:
+            if self._held is not None:
+                self._held += batch
+                del self._held[:-LIMIT]
+            elif self._fd is not None:
                 self._pending += batch
                 if self._lossy:
                     del self._pending[LIMIT:]

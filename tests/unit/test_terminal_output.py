@@ -371,3 +371,22 @@ def test_the_end_brings_out_what_the_guest_still_held(loop, console, guest, pipe
     assert console.drain(None)
     reader.join()
     assert received[0].endswith(b"held back")
+
+
+def test_what_is_held_comes_later_in_order_and_only_its_end(loop, console, guest):
+    reader, writer = os.pipe()
+    loop.call(lambda: console.output.connect(*own(writer, os.O_WRONLY)))
+    guest.print(b"before ")
+    loop.call(console.output.hold)
+    guest.print(b"x" * (LIMIT + 100))
+    guest.print(b"held ")
+    loop.call(lambda: console.output.show(b"drawn "))
+    assert os.read(reader, 100) == b"before drawn "
+    loop.call(console.output.let_go)
+    guest.print(b"after")
+    got = b""
+    while not got.endswith(b"after"):
+        got += os.read(reader, LIMIT)
+    assert got == b"x" * (LIMIT - 5) + b"held after"
+    os.close(reader)
+    os.close(writer)
