@@ -31,6 +31,7 @@ ASKS = "ba fd03 ec a801 74f8 ba f803 ec 3c72 7408 ba 0406 b8 0034 ef f4 b0 fe e6
 PRINTS = {
     "Xen": ("(XEN) Panic on CPU 0:\n(XEN) no dom0\n(XEN) ****\n", "Panic on CPU 0: no dom0"),
     "a BSD": ("booting\npanic: init died\n", "panic: init died"),
+    "Mach": ("booting\npanic kern/x.c:81: boot: none\n", "panic kern/x.c:81: boot: none"),
 }
 
 
