@@ -30,7 +30,9 @@ class Panic:
 LINUX = Panic(begins=b"Kernel panic - not syncing", ends=b"---[ end Kernel panic")  # kernel/panic.c
 XEN = Panic(begins=b"Panic on CPU ", lines=2)  # xen/drivers/char/console.c
 BSD = Panic(begins=b"\npanic: ", sure=False)  # kern_shutdown.c, subr_prf.c
-MACH = Panic(begins=b"\npanic ", sure=False)  # GNU Mach, kern/debug.c: file, line and function follow
+# GNU Mach, kern/debug.c: file, line and function follow. On a serial port, CR comes behind LF too.
+MACH = Panic(begins=b"\npanic ", sure=False)
+MACH_SERIAL = Panic(begins=b"\rpanic ", sure=False)
 
 XEN_PREFIX = "(XEN) "
 
@@ -48,7 +50,7 @@ class PanicWatch:
         self._tap = tap
         self._watches: list[Watch] = []
         # Linux under Xen panics as Linux does. But what runs on Linux may print what it likes.
-        for panic in (LINUX,) if linux else (LINUX, XEN, BSD, MACH):
+        for panic in (LINUX,) if linux else (LINUX, XEN, BSD, MACH, MACH_SERIAL):
             self._listen(panic, panicked if panic.sure else suspected)
             if panic.ends:
                 self._watches.append(Watch(panic.ends, lambda _: ended(), lines=1))
