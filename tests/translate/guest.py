@@ -23,6 +23,7 @@ from pykvm.x86.registers import EFER_NXE, GPRS
 
 RAM = 4 << 20
 GUARD = 1 << 16
+ROM_AT = 0xFFFF_0000
 GDT, TABLES, FREE_TABLES = 0x1000, 0x2000, 0x3000
 DATA_AT = (0x20_5000, 0x21_0000, 0x20_1000, 0x3F_F000)
 READ_ONLY_AT = 0x23_7000
@@ -65,18 +66,21 @@ class Recorder(TranslatedCpu):
 
 
 class Guest:
-    """``wide``: 64-bit code, else 32-bit code in compatibility mode."""
+    """``wide``: 64-bit code, else 32-bit code in compatibility mode. ``rom``: bytes of it at ROM_AT."""
 
     def __init__(
-        self, *, cpl: int = 3, wide: bool = True, bmi2: bool = True, host: frozenset[str] = HOST
+        self, *, cpl: int = 3, wide: bool = True, bmi2: bool = True, host: frozenset[str] = HOST, rom: int = 0
     ) -> None:
         self.memory = GuestMemory.pc(RAM)
+        if rom:
+            self.memory.add(ROM_AT, rom, readonly=True, name="rom")
+        self.mmio = MemoryBus()
         self._guarded()
         self.view = self.memory.regions[0].view
         lacking = frozenset() if bmi2 else frozenset(("bmi2",))
         with mock.patch.object(features, "host_features", return_value=host - lacking):
             self.cpu = Recorder(
-                0, self.memory, PortBus(), MemoryBus(), threading.Lock(), features.offered(host),
+                0, self.memory, PortBus(), self.mmio, threading.Lock(), features.offered(host),
                 tsc_hz=10**9, cause=lambda kind, *text: kind,
             )  # fmt: skip
         self.ports = self.cpu._exits._ports

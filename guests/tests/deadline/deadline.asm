@@ -114,13 +114,19 @@ main:   say     "deadline:"
         rdmsr
         fact    "irr", eax
         gate    0x40, tick2
-        window
+        sti
+        nop
+        nop
+        cli
         fact    "self", [COUNT]
         mov     ecx, 0x830                      ; ICR, 64 bits, self
         mov     eax, 1 << 18 | 0x40
         xor     edx, edx
         wrmsr
-        window
+        sti
+        nop
+        nop
+        cli
         fact    "icr", [COUNT]
         mov     ecx, 0x80b
         mov     eax, 1

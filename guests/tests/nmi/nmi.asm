@@ -15,7 +15,9 @@ DEPTH   equ own + 16
 %macro  nmi 0
         mov     dword [ICR + 0x10], 0
         mov     dword [ICR], 4 << 8 | 1 << 14   ; NMI to this CPU, by its APIC ID
-        wait_a_while
+        mov     eax, [ICR]
+        jmp     %%soon                          ; by now it has come
+%%soon: nop
 %endmacro
 
 main:   say     "nmi:"
@@ -45,7 +47,8 @@ main:   say     "nmi:"
         gate    2, handler
         mov     dword [COUNT], 0
         mov     dword [ICR], 4 << 8 | 1 << 14
-        wait_a_while
+        mov     ecx, 3
+.turn:  loop    .turn
         fact    "more", [COUNT]
         finish
 
@@ -59,8 +62,9 @@ handler:
         mov     [EIP], eax
         jecxz   .done
 .send:  mov     dword [ICR], 4 << 8 | 1 << 14
+        mov     eax, [ICR]
         loop    .send
-        wait_a_while
+        nop
         mov     eax, [COUNT]
         mov     [NESTED], eax                   ; still the first
 .done:  pop     ecx
@@ -74,8 +78,9 @@ faulting:
         cmp     dword [COUNT], 1
         jne     .out
         mov     dword [ICR], 4 << 8 | 1 << 14
-        wait_a_while
-        ud2                                     ; its IRET lets the second in, here
+        mov     eax, [ICR]
+        jmp     .ud
+.ud:    ud2                                     ; its IRET lets the second in, here
         mov     eax, [COUNT]
         mov     [EIP], eax
 .out:   pop     eax
