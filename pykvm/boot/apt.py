@@ -44,14 +44,19 @@ class Package:
 
 
 class Apt:
-    """apt with the system's package lists or, from ``refresh()`` on, with private ones."""
+    """apt with the system's package lists or, from ``refresh()`` on, with private ones.
 
-    def __init__(self, cache: Cache, progress: Progress) -> None:
+    For an ``architecture`` (as Debian calls it) other than the system's all lists are private.
+    """
+
+    def __init__(self, cache: Cache, progress: Progress, architecture: str = "") -> None:
         self._cache = cache
         self._progress = progress
-        self._options: tuple[str, ...] = ()
+        self._architecture = architecture
+        self._options: tuple[str, ...] = self._private() if architecture else ()
         #: Whether the lists have been fetched just now.
         self.fresh = False
+        self._failure: HostError | None = None
 
     def find(self, names: Iterable[str]) -> dict[str, Package]:
         """The newest version of each of these packages that apt knows of."""
@@ -70,9 +75,32 @@ class Apt:
         return self._run("apt-cache", "pkgnames", prefix).stdout.split()
 
     def refresh(self) -> None:
-        """Fetch the newest package lists into the cache folder and use them from now on."""
-        folder = os.path.join(self._cache.folder, "apt")
-        self._options = (
+        """Fetch the newest package lists into the cache folder and use them from now on.
+
+        One source that fails is no harm as long as another has the package; what it said is kept for
+        ``unknown()``. Raises HostError where none gave a list.
+        """
+        self._options = self._private()
+        folder = self._folder()
+        for name in ("lists/partial", "cache/archives/partial"):
+            os.makedirs(os.path.join(folder, name), exist_ok=True)
+        self._cache.ask_for_room(LISTS_SIZE)
+        self._progress.step("fetching the lists of packages")
+        try:
+            self._get("update", folder=folder)
+        except HostError as error:
+            if not any("_Packages" in name for name in os.listdir(os.path.join(folder, "lists"))):
+                raise
+            self._failure = error
+        self.fresh = True
+
+    def _folder(self) -> str:
+        return os.path.join(self._cache.folder, f"apt-{self._architecture}" if self._architecture else "apt")
+
+    def _private(self) -> tuple[str, ...]:
+        """Options for lists in the cache folder."""
+        folder = self._folder()
+        options = (
             f"-oDir::State::Lists={folder}/lists",
             f"-oDir::Cache={folder}/cache",
             "-oDir::State::Status=/var/lib/dpkg/status",
@@ -80,12 +108,13 @@ class Apt:
             # Root's apt would fetch as user _apt, who may not write into root's cache folder.
             "-oAPT::Sandbox::User=root",
         )
-        for name in ("lists/partial", "cache/archives/partial"):
-            os.makedirs(os.path.join(folder, name), exist_ok=True)
-        self._cache.ask_for_room(LISTS_SIZE)
-        self._progress.step("fetching the lists of packages")
-        self._get("update", folder=folder)
-        self.fresh = True
+        if not self._architecture:
+            return options
+        return (
+            *options,
+            f"-oAPT::Architecture={self._architecture}",
+            f"-oAPT::Architectures::={self._architecture}",
+        )
 
     def get(self, name: str) -> Package:
         """The newest version of ``name``; new lists are fetched where it isn't known. Raises HostError."""
@@ -99,6 +128,8 @@ class Apt:
 
     def unknown(self, name: str) -> HostError:
         """The error for a package that apt doesn't know of."""
+        if self._failure is not None:
+            return self._failure
         return HostError(
             "apt knows no such package",
             where=name,

@@ -3,7 +3,8 @@
 PACKAGE is the name of a kernel package or of one that depends on the newest (``linux-image-cloud-amd64``),
 or such a name cut short: ``linux-image-6.12-cloud`` is the newest kernel of series 6.12 and flavour cloud,
 ``linux-image-6.12`` that of the generic flavour. Debian signs some builds; where a version is there both
-signed and "-unsigned" the images differ in their signature only, and the signed one is taken.
+signed and "-unsigned" the images differ in their signature only, and the signed one is taken. Debian's
+flavours 686 and 686-pae are kernels for i386, whose lists apt is asked for apart.
 
 What a name stands for is decided once, when its kernel is fetched; from then on the cache has it, and
 neither network nor apt is asked until ``update``.
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 PREFIX = "linux-image-"
 UNSIGNED = "-unsigned"
-#: What pykvm's guests are.
-ARCHITECTURE = "amd64"
+AMD64, I386 = "amd64", "i386"
+#: How the flavours end that are i386's, the longer first.
+FLAVOURS_OF_I386 = ("rt-686-pae", "686-pae", "686")
 #: How many metapackages may stand one behind the other.
 LONGEST_CHAIN = 4
 
@@ -76,7 +78,8 @@ def _fetch(name: str, cache: Cache, progress: Progress | None, *, again: bool) -
 
     _check(name)
     progress = progress or Progress()
-    apt = Apt(cache, progress)
+    architecture = architecture_of(name)
+    apt = Apt(cache, progress, architecture if architecture != AMD64 else "")
 
     def fill(folder: str) -> Parts:
         if again:
@@ -146,7 +149,8 @@ def _check(name: str) -> None:
         raise InputError(
             "is no name of a kernel package",
             where=f"debian:{name}",
-            remedy="write debian:linux-image-cloud-amd64 or debian:linux-image-6.12-cloud",
+            remedy="write debian:linux-image-cloud-amd64, debian:linux-image-6.12-cloud or "
+            "debian:linux-image-686-pae",
         )
 
 
@@ -182,11 +186,19 @@ def _depends_on_a_kernel(package: Package) -> str | None:
     return next((it for it in package.depends if it.startswith(PREFIX)), None)
 
 
+def architecture_of(name: str) -> str:
+    """The architecture of the kernel package ``name``, as Debian calls it."""
+    return I386 if name.removesuffix(UNSIGNED).endswith(("-686", "-686-pae")) else AMD64
+
+
 def fits(package: str, wanted: str) -> bool:
     """Whether ``package`` is a kernel of the series and flavour that ``wanted`` names."""
     release, flavour = _release_and_flavour(package)
     series, wanted_flavour = _release_and_flavour(wanted)
-    if not package.removesuffix(UNSIGNED).endswith("-" + ARCHITECTURE) or flavour != wanted_flavour:
+    architecture = architecture_of(package)
+    if architecture != architecture_of(wanted) or flavour != wanted_flavour:
+        return False
+    if architecture == AMD64 and not package.removesuffix(UNSIGNED).endswith("-" + AMD64):
         return False
     return release[:1].isdigit() and (
         release == series or not series or release.startswith((series + ".", series + "-", series + "+"))
@@ -196,7 +208,10 @@ def fits(package: str, wanted: str) -> bool:
 def _release_and_flavour(name: str) -> tuple[str, str]:
     """``linux-image-6.12.117+deb12-cloud-amd64-unsigned`` is ("6.12.117+deb12", "cloud")."""
     rest = name.removeprefix(PREFIX).removesuffix(UNSIGNED)
-    rest = rest.removesuffix(ARCHITECTURE).removesuffix("-")
+    for flavour in FLAVOURS_OF_I386:
+        if rest == flavour or rest.endswith("-" + flavour):
+            return rest.removesuffix(flavour).removesuffix("-"), flavour
+    rest = rest.removesuffix(AMD64).removesuffix("-")
     release, _, flavour = rest.rpartition("-")
     if flavour.isalpha():
         return release, flavour

@@ -72,6 +72,32 @@ def test_a_series_and_flavour_lead_to_the_newest_kernel(archive: Archive, cache:
     assert fetched("linux-image-6.12", cache) == "linux-image-6.12.118+deb12-amd64 6.12.118-1"
 
 
+def test_a_kernel_for_i386_comes_from_lists_of_its_own(archive: Archive, cache: Cache) -> None:
+    for name, version in [
+        ("linux-image-6.1.0-50-686-unsigned", "6.1.176-1"),
+        ("linux-image-6.1.0-50-686-pae-unsigned", "6.1.176-1"),
+        ("linux-image-6.1.0-51-rt-686-pae", "6.1.177-1"),
+        ("linux-image-6.1.0-51-amd64", "6.1.177-1"),
+    ]:
+        kernel(archive, name, version)
+    archive.add("linux-image-686", "6.1.176-1", depends="linux-image-6.1.0-50-686-unsigned (= 6.1.176-1)")
+    system_update()
+    assert fetched("linux-image-6.1-686-pae", cache) == "linux-image-6.1.0-50-686-pae-unsigned 6.1.176-1"
+    assert fetched("linux-image-686", cache) == "linux-image-6.1.0-50-686-unsigned 6.1.176-1"
+    assert sorted(name for name in os.listdir(cache.folder) if name.startswith("apt")) == ["apt-i386"]
+
+
+def test_a_source_that_fails_is_no_harm_where_another_has_the_kernel(
+    archive: Archive, cache: Cache, tmp_path: Path
+) -> None:
+    with open(tmp_path / "etc/sources.list", "a") as sources:
+        sources.write(f"deb [trusted=yes] file:{tmp_path}/gone ./\n")
+    kernel(archive, CLOUD, "6.12.117-1")
+    assert fetched(CLOUD, cache) == f"{CLOUD} 6.12.117-1"
+    with pytest.raises(HostError, match=r"apt-get update: .*gone"):
+        debian.kernel("linux-image-9.9-cloud", cache)
+
+
 def test_a_signed_kernel_goes_before_an_unsigned_of_the_same_version(
     archive: Archive,
     cache: Cache,
