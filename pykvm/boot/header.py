@@ -16,7 +16,9 @@ LENGTH_BASE = 0x202
 
 BOOT_FLAG = 0xAA55
 MAGIC = b"HdrS"
+PROTOCOL_2_00 = 0x200
 PROTOCOL_2_02 = 0x202
+"""The first with a pointer to the command line; before, it lies in the real-mode code's segment."""
 
 # Offset in the file, size in bytes, first protocol version that has it, name.
 FIELDS = (
@@ -95,6 +97,11 @@ class SetupHeader:
         return int.from_bytes(self.raw[offset - START : offset - START + size], "little")
 
     @property
+    def protocol(self) -> str:
+        """The boot protocol's version as boot.rst writes it."""
+        return f"{self.version >> 8}.{self.version & 0xFF:02}"
+
+    @property
     def setup_size(self) -> int:
         """Bytes of boot sector and real-mode code; the protected-mode kernel follows them in the file."""
         return ((self["setup_sects"] or 4) + 1) * 512
@@ -122,11 +129,11 @@ def read(image: Image) -> SetupHeader:
     if START + len(raw) < end:
         raise image.error(f"is truncated: its setup header goes to {end:#x}, the file to {image.size:#x}")
     header = SetupHeader(raw + bytes(max(PLACES["version"][0] + 2 - end, 0)))
-    if header.version < PROTOCOL_2_02 or "cmd_line_ptr" not in header:
-        major, minor = divmod(header.version, 256)
+    least = "cmd_line_ptr" if header.version >= PROTOCOL_2_02 else "ramdisk_size"
+    if header.version < PROTOCOL_2_00 or least not in header:
         raise image.error(
-            f"speaks boot protocol {major}.{minor:02} in a header of {end - START} bytes",
-            "pykvm needs 2.02 (Linux 2.4) or later",
+            f"speaks boot protocol {header.protocol} in a header of {end - START} bytes",
+            "pykvm needs 2.00 (Linux 1.3.73) or later, with all fields up to " + least,
         )
     return header
 

@@ -37,6 +37,7 @@ class Kernel:
     ``task`` and ``segment`` are as in pykvm/x86/entry.py, None where the protocol doesn't say.
     ``disguised`` is what only wears Linux's header. ``data`` is the selector of data and stack in real mode,
     by default as there.
+    ``how`` it comes to run, in words, where that is more than being entered.
     ``bios`` is what INT 13h reads, None for a kernel without a BIOS beneath it.
     """
 
@@ -53,6 +54,7 @@ class Kernel:
     data: int | None = None
     bios: Disk | None = None
     disguised: bool = False
+    how: str = ""
 
     @property
     def linux(self) -> bool:

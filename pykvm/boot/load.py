@@ -34,7 +34,7 @@ class Entry:
     ``mode`` is "real", "protected" or "long"; ``state`` is as in pykvm/x86/entry.py; ``placed`` is in
     the order of addresses; ``version`` is what the kernel calls itself, where it does. ``cmdline`` is the
     command line that it gets, ``linux`` whether it is Linux, ``asks`` what it asks of its loader, in words.
-    ``packed`` is how the whole file is compressed, or empty.
+    ``packed`` is how the whole file is compressed, or empty; ``how`` is as in `Kernel`.
     """
 
     format: str
@@ -47,6 +47,7 @@ class Entry:
     linux: bool
     asks: tuple[str, ...]
     packed: str
+    how: str
 
 
 def load(
@@ -107,6 +108,7 @@ def load(
         linux=loaded.linux,
         asks=loaded.asks,
         packed=packed,
+        how=loaded.how,
     )
 
 

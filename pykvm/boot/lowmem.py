@@ -67,17 +67,16 @@ def enter(places: Places, kernel: Kernel, where: str, regs: dict[str, int]) -> e
     ``where`` is the image that errors are about.
     """
     mode, start = kernel.mode, kernel.address
+    if mode == "real" and kernel.data is not None:  # whose stack lies in its own memory
+        state = entry.real(start, stack=0, segment=kernel.segment)
+        state["sregs"].update({name: real_segment(kernel.data) for name in ("ds", "es", "fs", "gs", "ss")})
+        return _with(regs, state)
     # A machine of less than 640 KiB has its stack at the end of what it has.
     top = min(STACK.end, places.memory.low_end)
     stack = Range(name=STACK.name, gpa=max(top - STACK.size, 0), size=min(STACK.size, top))
     places.take(stack, where)
     if mode == "real":
-        state = entry.real(start, stack=top, segment=kernel.segment)
-        if kernel.data is not None:
-            state["sregs"].update(
-                {name: real_segment(kernel.data) for name in ("ds", "es", "fs", "gs", "ss")}
-            )
-        return _with(regs, state)
+        return _with(regs, entry.real(start, stack=top, segment=kernel.segment))
     places.take(GDT, where)
     if mode == "long":
         places.take(PAGE_TABLES, where)

@@ -1,8 +1,8 @@
 """The Multiboot2 header: found in a kernel's file, its tags read and checked.
 
 Source: Multiboot2 Specification 2.0 §3.1. A tag whose flags don't call it optional must be understood. What
-is asked for and understood but not there (a screen, EFI) is no fault; a console that is required is (§3.1.9),
-as nothing here could be told to be one.
+is asked for and understood but not there (graphics, EFI) is no fault; a console that is required is one
+where the kernel doesn't know EGA text (§3.1.9).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from struct import unpack_from
 from pykvm.boot.addresses import Addresses
 from pykvm.boot.mbheader import find_header
 from pykvm.boot.relocate import PREFERENCES, Relocation
+from pykvm.boot.screen import IN_WORDS
 from pykvm.frozen import frozen
 from pykvm.memory.layout import FOUR_GIB
 
@@ -59,7 +60,7 @@ TAGS = {
     EFI_AMD64_ENTRY: (12, "EFI amd64 entry address"),
     RELOCATABLE: (24, "relocatable header"),
 }
-CONSOLE_REQUIRED = 1 << 0  # console_flags of FLAGS
+CONSOLE_REQUIRED, EGA_TEXT = 1 << 0, 1 << 1  # console_flags of FLAGS
 
 # What an information request can name (§3.6), by type.
 REQUESTS = {
@@ -69,13 +70,13 @@ REQUESTS = {
     4: "the memory's size",
     5: "the BIOS boot device (there is none)",
     6: "the memory map",
-    7: "VBE (there is no screen)",
-    8: "a framebuffer (there is no screen)",
+    7: "VBE (there is none)",
+    8: f"a framebuffer ({IN_WORDS})",
     9: "ELF sections",
     10: "APM (there is none)",
     11: "EFI's 32-bit system table (there is none)",
     12: "EFI's 64-bit system table (there is none)",
-    13: "SMBIOS (there is none)",
+    13: "SMBIOS (its tables lie in memory, without a tag)",
     14: "ACPI's old RSDP",
     15: "ACPI's new RSDP",
     16: "a DHCP answer (there is none)",
@@ -146,7 +147,7 @@ def read(image: Image) -> Header:
             _console(image, tag)
         elif tag.kind == FRAMEBUFFER:
             width, height, depth = unpack_from("<III", tag.data)
-            asks.append(f"a screen of {width}x{height}x{depth} (there is no screen)")
+            asks.append(f"a screen of {width}x{height}x{depth} ({IN_WORDS})")
         elif tag.kind == MODULE_ALIGNMENT:
             asks.append("modules on page boundaries")
         elif tag.kind == RELOCATABLE:
@@ -218,12 +219,12 @@ def _addresses(at: int, header_addr: int, load_addr: int, load_end: int, bss_end
 
 def _console(image: Image, tag: Tag) -> None:
     (flags,) = unpack_from("<I", tag.data)
-    if flags & CONSOLE_REQUIRED and not tag.optional:
+    if flags & CONSOLE_REQUIRED and not flags & EGA_TEXT and not tag.optional:
         raise _wrong(
             image,
             tag.at,
-            "it requires a console on a screen (flags tag, bit 0), and there is no screen",
-            "mark the tag as optional (flags bit 0), and print on a serial port",
+            f"it requires a console (flags tag, bit 0) and knows no EGA text (bit 1), and {IN_WORDS}",
+            "mark the tag as optional (flags bit 0), or support text",
         )
 
 

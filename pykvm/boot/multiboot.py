@@ -2,15 +2,15 @@
 
 Source: Multiboot Specification 0.6.96. The kernel is an ELF file, or any file whose header has address
 fields. It is entered in 32-bit protected mode with a magic number in EAX and the address of the boot
-information in EBX (§3.2). There is no BIOS, no disk and no screen: the information says so by leaving the
-flags of those fields clear.
+information in EBX (§3.2). There is no BIOS and no disk: the information says so by leaving the flags of
+those fields clear. The screen is in text mode, whatever mode is asked for, and the information says that.
 """
 
 from __future__ import annotations
 
 from struct import pack, unpack_from
 
-from pykvm.boot import addresses, block, elf, lowmem, modules, sections
+from pykvm.boot import addresses, block, elf, lowmem, modules, screen, sections
 from pykvm.boot.addresses import Addresses
 from pykvm.boot.kernel import Kernel, protected_only
 from pykvm.boot.mbheader import find_header
@@ -47,7 +47,7 @@ MUST_BE_KNOWN = 0xFFFF
 ASKS = (
     (PAGE_ALIGN, "modules on page boundaries"),
     (MEMORY_INFO, "the memory's size"),
-    (VIDEO_MODE, "a video mode (there is no screen)"),
+    (VIDEO_MODE, f"a video mode ({screen.IN_WORDS})"),
 )
 
 # Flags of the boot information (§3.3).
@@ -57,6 +57,7 @@ INFO_MODS = 1 << 3
 INFO_ELF_SECTIONS = 1 << 5
 INFO_MMAP = 1 << 6
 INFO_LOADER_NAME = 1 << 9
+INFO_FRAMEBUFFER = 1 << 12
 
 INFO_SIZE = 116
 # Offset in the boot information, name.
@@ -75,6 +76,7 @@ INFO_FIELDS = (
     (48, "mmap_addr"),
     (64, "boot_loader_name"),
 )
+FRAMEBUFFER_AT = 88
 
 
 @frozen
@@ -203,7 +205,7 @@ def _inform(
         "mmap_addr": out.add(ranges),
         "mods_count": len(loaded),
     }
-    flags = INFO_MEMORY | INFO_CMDLINE | INFO_MODS | INFO_MMAP | INFO_LOADER_NAME
+    flags = INFO_MEMORY | INFO_CMDLINE | INFO_MODS | INFO_MMAP | INFO_LOADER_NAME | INFO_FRAMEBUFFER
     if found is not None:
         flags |= INFO_ELF_SECTIONS
         values["syms.num"], values["syms.size"] = found.count, found.size
@@ -220,3 +222,5 @@ def _inform(
     for offset, name in INFO_FIELDS:
         at = info - out.base + offset
         out.data[at : at + 4] = values.get(name, 0).to_bytes(4, "little")
+    at = info - out.base + FRAMEBUFFER_AT
+    out.data[at : at + len(screen.SCREEN)] = screen.SCREEN

@@ -2,14 +2,15 @@
 
 Source: Multiboot2 Specification 2.0. The kernel is an ELF file, or any file whose header has an address tag.
 It is entered in 32-bit protected mode with a magic number in EAX and the address of the boot information in
-EBX (§3.3). There is no EFI, no BIOS and no screen: their tags are not there, asked for or not (§3.1.4).
+EBX (§3.3). There is no EFI and no BIOS: their tags are not there, asked for or not (§3.1.4). The screen is in
+text mode, whatever mode is asked for, and its tag says that.
 """
 
 from __future__ import annotations
 
 from struct import pack
 
-from pykvm.boot import addresses, block, elf, lowmem, modules, relocate, sections
+from pykvm.boot import addresses, block, elf, lowmem, modules, relocate, screen, sections
 from pykvm.boot.kernel import Kernel, protected_only
 from pykvm.boot.mb2header import ALIGNMENT, find, read
 from pykvm.boot.multiboot import memory_sizes
@@ -36,6 +37,7 @@ LOADER_NAME = 2
 MODULE = 3
 BASIC_MEMORY = 4
 MEMORY_MAP = 6
+FRAMEBUFFER = 8
 ELF_SECTIONS = 9
 ACPI_OLD_RSDP = 14
 ACPI_NEW_RSDP = 15
@@ -140,6 +142,7 @@ def _inform(
     tag(BASIC_MEMORY, pack("<II", *memory_sizes(memory)))
     rows = (pack("<QQII", start, end - start, kind, 0) for start, end, kind in e820(memory))
     tag(MEMORY_MAP, pack("<II", MEMORY_MAP_ENTRY, 0) + b"".join(rows))
+    tag(FRAMEBUFFER, screen.SCREEN + bytes(2))
     if symbols is not None:
         tag(ELF_SECTIONS, pack("<III", symbols.count, symbols.size, symbols.names) + symbols.table)
     for kind, size in ((ACPI_OLD_RSDP, OLD_RSDP_SIZE), (ACPI_NEW_RSDP, NEW_RSDP_SIZE)):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 TITLES = {
-    "bzimage": "bzimage",
+    "bzimage": "bzimage, Linux's own form",
     "multiboot2": "multiboot2, 32-bit entry with tags of information in EBX",
     "multiboot": "multiboot, 32-bit entry with boot information in EBX",
     "pvh": "pvh, 32-bit entry with hvm_start_info in EBX",
@@ -69,6 +69,7 @@ def _told(image: str, made: Plan) -> dict[str, Any]:
             "mode": entry.mode,
             "entry": entry.address,
             "cmdline": entry.cmdline,
+            "how": entry.how,
             "asks": list(entry.asks),
         },
         "devices": [_device(device) for device in config.devices],
@@ -91,12 +92,13 @@ def _words(told: dict[str, Any]) -> list[str]:
     kernel = told["kernel"]
     version = f", {kernel['version']}" if kernel["version"] else ""
     packed = f" in a file packed by {kernel['packed']}" if kernel["packed"] else ""
+    how = f"; {kernel['how']}" if kernel["how"] else ""
     lines = [
         f"{told['source'] or kernel['image']}: nothing wrong",
         f"machine   {told['name']}: {_cpus(told['cpus']['count'])} ({told['cpus']['model']}), "
         f"{show_size(told['memory'])} of memory",
         f"kernel    {kernel['image']}: {TITLES[kernel['format']]}{packed}{version}",
-        f"entry     {kernel['mode']} mode at {kernel['entry']:#x}",
+        f"entry     {kernel['mode']} mode at {kernel['entry']:#x}{how}",
     ]
     lines += (f"asks for  {words}" for words in kernel["asks"])
     if kernel["cmdline"]:

@@ -1,7 +1,7 @@
 """What a machine file says with an eye to the back end, and what it means where it doesn't say.
 
 KVM has interrupt controllers and a timer chip in the kernel; the translator works with pykvm's own. The
-timer chip in the kernel needs the controllers there, and can't share its interrupt with an HPET.
+timer chip in the kernel needs all the controllers there, and can't share its interrupt with an HPET.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pykvm.config.node import Node
 
 IN_KERNEL = ("interrupts", "pit")
-"""The keys whose value ``kernel`` only KVM can give."""
+"""The keys some of whose values, ``ONLY_KVM``, only KVM can give."""
+ONLY_KVM = ("kernel", "split")
 ONE_CPU = "translated machines have one CPU so far"
 
 
@@ -30,14 +31,15 @@ def check(config: MachineConfig, root: Node) -> None:
     if config.backend == "translate" and cpus.count > 1:
         raise root.nearest("cpus.count").error("cpus", ONE_CPU, "write 1, or backend: kvm")
     for key in IN_KERNEL:
-        if config.backend == "translate" and getattr(config, key) == "kernel":
+        value = getattr(config, key)
+        if config.backend == "translate" and value in ONLY_KVM:
             raise root.nearest(key).error(
-                key, "'kernel' is for KVM, and the back end is translate", "write user, or leave it out"
+                key, f"'{value}' is for KVM, and the back end is translate", "write user, or leave it out"
             )
-    if config.interrupts == "user" and config.pit == "kernel":
+    if config.interrupts in ("split", "user") and config.pit == "kernel":
         raise root.nearest("pit").error(
             "pit",
-            "'kernel' needs the interrupt controllers there, and they are at user",
+            f"'kernel' needs the interrupt controllers there, and they are at {config.interrupts}",
             "write user, or leave it out",
         )
     if config.hpet and config.pit == "kernel":
@@ -50,7 +52,8 @@ def check(config: MachineConfig, root: Node) -> None:
 
 def asks_for_kvm(config: MachineConfig) -> str:
     """What in the machine file only KVM can give, beside ``backend: kvm``: ``pit: kernel`` or nothing."""
-    asked = [f"{key}: kernel" for key in IN_KERNEL if getattr(config, key) == "kernel"]
+    values = [(key, getattr(config, key)) for key in IN_KERNEL]
+    asked = [f"{key}: {value}" for key, value in values if value in ONLY_KVM]
     if config.cpus.count > 1:
         asked.append(f"cpus: {config.cpus.count}")
     return " and ".join(asked)
@@ -59,5 +62,5 @@ def asks_for_kvm(config: MachineConfig) -> str:
 def on_backend(config: MachineConfig, backend: str) -> MachineConfig:
     """``config`` with nothing left open, on ``kvm`` or ``translate``."""
     interrupts = config.interrupts or ("kernel" if backend == "kvm" else "user")
-    pit = config.pit or ("user" if config.hpet else interrupts)
+    pit = config.pit or ("user" if config.hpet or interrupts == "split" else interrupts)
     return replace(config, backend=backend, interrupts=interrupts, pit=pit)

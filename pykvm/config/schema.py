@@ -273,17 +273,15 @@ MACHINE = Group(
             "interrupts",
             Choice(
                 noun="a place for the interrupt controllers",
-                now=("kernel", "user"),
-                later=("split",),
-                sentence="all interrupt controllers are in one place so far",
+                now=("kernel", "split", "user"),
             ),
-            "Where PIC, IOAPIC and local APIC are emulated: by KVM, in the kernel, or by pykvm. Without this "
-            "key, where the back end has them.",
+            "Where PIC, IOAPIC and local APIC are emulated: by KVM, in the kernel, or by pykvm; split: "
+            "the local APIC there, the others in pykvm. Without this key, where the back end has them.",
         ),
         key(
             "pit",
             Choice(noun="a place for the timer chip", now=("kernel", "user", "none")),
-            "Where the timer chip is emulated. Without this key, where the interrupt controllers are.",
+            "Where the timer chip is emulated. Without this key, where the PIC is.",
         ),
         key(
             "hpet",

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from pykvm.devices.lapic import LocalApic
 
+    Message = tuple[int, bool, int, int, bool]
+    """Destination, logical, delivery mode, vector, level."""
     Deliver = Callable[[int, bool, int, int, bool], bool]
-    """(destination, logical, delivery mode, vector, level): True where an APIC took it."""
+    """Takes a message's parts: True where an APIC took it."""
 
 # Delivery modes: bits 10–8 of an ICR, LVT or redirection entry and of an MSI's data
 FIXED = 0
@@ -38,12 +40,20 @@ FIRST_VECTOR = 16  # vectors 0 to 15 are illegal in fixed and lowest-priority me
 
 MSI_LOGICAL = 1 << 2  # of the address
 MSI_DESTINATION_SHIFT = 12
-MSI_LEVEL = 1 << 15  # of the data
+MSI_ASSERT = 1 << 14  # of the data
+MSI_LEVEL = 1 << 15
+MSI_ADDRESS = 0xFEE0_0000
 
 
 def wide(destination: int) -> int:
     """A destination of 8 bits, as xAPIC, IOAPIC and MSI have it, in the 32 bits of x2APIC."""
     return BROADCAST if destination == BROADCAST_8 else destination
+
+
+def as_msi(destination: int, logical: bool, mode: int, vector: int, level: bool) -> tuple[int, int]:
+    """What a device writes to send this message, whose destination has 8 bits: address and data."""
+    address = MSI_ADDRESS | (destination & 0xFF) << MSI_DESTINATION_SHIFT | logical * MSI_LOGICAL
+    return address, level * (MSI_LEVEL | MSI_ASSERT) | mode << 8 | vector
 
 
 class ApicBus:

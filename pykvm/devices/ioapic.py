@@ -19,7 +19,9 @@ from pykvm.errors import InternalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pykvm.devices.apicbus import Deliver
+    from collections.abc import Callable
+
+    from pykvm.devices.apicbus import Deliver, Message
     from pykvm.devices.device import Line, State
 
 # offset, name, access, value after reset, section
@@ -71,6 +73,7 @@ class IoApic:
 
     def __init__(self, deliver: Deliver) -> None:
         self._deliver = deliver
+        self.on_entry: Callable[[int], None] | None = None  # told of each pin whose entry was written
         self._select = 0
         self._id = 0
         self._entries = [MASK] * PINS
@@ -99,13 +102,17 @@ class IoApic:
     def _serve_level(self, pin: int) -> None:
         entry = self._entries[pin]
         asks = self._levels >> pin & 1 and not entry & (MASK | REMOTE_IRR)
-        if asks and self._send(entry):
+        if asks and _is_level(entry) and self._send(entry):
             self._entries[pin] |= REMOTE_IRR
 
     def _send(self, entry: int) -> bool:
-        mode = entry >> DELIVERY_MODE_SHIFT & 7
-        destination, logical = wide(entry >> DESTINATION_SHIFT), bool(entry & LOGICAL)
-        return mode in MODES and self._deliver(destination, logical, mode, entry & VECTOR, _is_level(entry))
+        message = _message(entry)
+        return message[2] in MODES and self._deliver(*message)
+
+    def level(self, pin: int) -> Message | None:
+        """The message of input ``pin``, masked or not, if it is by level and so has an EOI."""
+        entry = self._entries[pin]
+        return _message(entry) if _is_level(entry) else None
 
     def eoi(self, vector: int) -> None:
         """A local APIC, or the guest by the EOI register, has ended the level interrupt ``vector``."""
@@ -150,12 +157,11 @@ class IoApic:
         entry = self._entries[pin]
         new = entry & 0xFFFF_FFFF | value << 32 if high else entry & ~0xFFFF_FFFF | value
         new &= WRITABLE
-        if _is_level(new):
-            self._entries[pin] = new | entry & REMOTE_IRR
-            self._serve_level(pin)
-        else:
-            # Kernels for chips without the EOI register end a level interrupt by making it an edge.
-            self._entries[pin] = new
+        # Kernels for chips without the EOI register end a level interrupt by making it an edge.
+        self._entries[pin] = new | entry & REMOTE_IRR if _is_level(new) else new
+        if self.on_entry is not None:
+            self.on_entry(pin)
+        self._serve_level(pin)
 
     # State
 
@@ -173,6 +179,14 @@ class IoApic:
         self._id = state["id"]
         self._entries[:] = state["entries"]
         self._levels = state["levels"]
+        if self.on_entry is not None:
+            for pin in range(PINS):
+                self.on_entry(pin)
+
+
+def _message(entry: int) -> Message:
+    mode = entry >> DELIVERY_MODE_SHIFT & 7
+    return wide(entry >> DESTINATION_SHIFT), bool(entry & LOGICAL), mode, entry & VECTOR, _is_level(entry)
 
 
 def _is_level(entry: int) -> bool:

@@ -125,6 +125,8 @@ class Serial:
         self._patient = patient
         self._looks = 0  # reads of LSR in a row that had nothing to tell
         self.on_rx_room: Callable[[], None] | None = None
+        self.on_etbei: Callable[[bool], None] = lambda enabled: None
+        """Called when IER is written: whether a byte for THR brings an interrupt from now on."""
         self._irq = irq
         self._put = out.put
         self._ier = 0
@@ -170,11 +172,7 @@ class Serial:
             self._msr &= MSR_LINES
             self._update()
             return msr
-        if offset == LCR:
-            return self._lcr
-        if offset == MCR:
-            return self._mcr
-        return self._scr
+        return self._lcr if offset == LCR else self._mcr if offset == MCR else self._scr
 
     def write(self, offset: int, size: int, value: int) -> None:
         """A register; LSR and MSR are the chip's own ("not recommended", §8.4) and stay."""
@@ -348,6 +346,7 @@ class Serial:
             self._load = 0
         self._ier = ier
         self._update()
+        self.on_etbei(bool(ier & IER_ETBEI))
         if self._patient and self._listening and self.on_rx_room is not None:
             self.on_rx_room()
 
@@ -443,6 +442,7 @@ class Serial:
         self._received[:] = state["received"]
         self._unsent[:] = state["unsent"]
         self._looks = 0
+        self.on_etbei(bool(self._ier & IER_ETBEI))
         self._follow_registers()
         self._timeout = 0 < len(self._received) < self._trigger
         self._update()

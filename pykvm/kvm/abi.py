@@ -57,6 +57,8 @@ IOCTLS = {
     "KVM_IRQ_LINE": _iow(0x61, structs.kvm_irq_level),
     "KVM_GET_IRQCHIP": _iowr(0x62, structs.kvm_irqchip),
     "KVM_SET_IRQCHIP": _ior(0x63, structs.kvm_irqchip),
+    "KVM_REGISTER_COALESCED_MMIO": _iow(0x67, structs.kvm_coalesced_mmio_zone),
+    "KVM_UNREGISTER_COALESCED_MMIO": _iow(0x68, structs.kvm_coalesced_mmio_zone),
     "KVM_SET_GSI_ROUTING": _iow(0x6A, structs.IRQ_ROUTING_HEAD),
     "KVM_IRQFD": _iow(0x76, structs.kvm_irqfd),
     "KVM_CREATE_PIT2": _iow(0x77, structs.kvm_pit_config),
@@ -66,6 +68,7 @@ IOCTLS = {
     "KVM_GET_PIT2": _ior(0x9F, structs.kvm_pit_state2),
     "KVM_SET_PIT2": _iow(0xA0, structs.kvm_pit_state2),
     "KVM_ENABLE_CAP": _iow(0xA3, structs.kvm_enable_cap),
+    "KVM_SIGNAL_MSI": _iow(0xA5, structs.kvm_msi),
     # a vCPU
     "KVM_RUN": _io(0x80),
     "KVM_GET_REGS": _ior(0x81, structs.kvm_regs),
@@ -133,6 +136,7 @@ KVM_EXIT_SHUTDOWN = EXITS["KVM_EXIT_SHUTDOWN"]
 KVM_EXIT_FAIL_ENTRY = EXITS["KVM_EXIT_FAIL_ENTRY"]
 KVM_EXIT_INTERNAL_ERROR = EXITS["KVM_EXIT_INTERNAL_ERROR"]
 KVM_EXIT_SYSTEM_EVENT = EXITS["KVM_EXIT_SYSTEM_EVENT"]
+KVM_EXIT_IOAPIC_EOI = EXITS["KVM_EXIT_IOAPIC_EOI"]
 
 # struct kvm_run: the offset of each field that pykvm reads or writes.
 RUN_PAGE = {
@@ -162,6 +166,7 @@ RUN_PAGE = {
     "emulation_failure.flags": 40,
     "emulation_failure.insn_size": 48,
     "emulation_failure.insn_bytes": 49,
+    "eoi.vector": 32,
     "system_event.type": 32,
 }
 

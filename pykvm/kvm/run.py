@@ -35,6 +35,7 @@ INSN_SIZE = RUN_PAGE["emulation_failure.insn_size"]  # u8
 INSN_BYTES = RUN_PAGE["emulation_failure.insn_bytes"]  # u8
 ENTRY_FAILURE = RUN_PAGE["fail_entry.hardware_entry_failure_reason"] // 8  # u64
 HARDWARE_EXIT = RUN_PAGE["hw.hardware_exit_reason"] // 8  # u64
+EOI_VECTOR = RUN_PAGE["eoi.vector"]  # u8
 SYSTEM_EVENT_TYPE = RUN_PAGE["system_event.type"] // 4  # u32
 
 

@@ -148,6 +148,10 @@ class kvm_irq_routing_entry(Structure):
     _fields_ = [*_fields(u32, "gsi type flags pad"), ("u", _route)]
 
 
+class kvm_msi(Structure):
+    _fields_ = [*_fields(u32, "address_lo address_hi data flags devid"), ("pad", u8 * 12)]
+
+
 class kvm_irqfd(Structure):
     _fields_ = [*_fields(u32, "fd gsi flags resamplefd"), ("pad", u8 * 16)]
 
@@ -160,6 +164,14 @@ class kvm_ioeventfd(Structure):
         ("flags", u32),
         ("pad", u8 * 36),
     ]
+
+
+class kvm_coalesced_mmio_zone(Structure):
+    _fields_ = [("addr", u64), ("size", u32), ("pio", u32)]
+
+
+class kvm_coalesced_mmio(Structure):
+    _fields_ = [("phys_addr", u64), ("len", u32), ("pio", u32), ("data", u8 * 8)]
 
 
 class kvm_pit_config(Structure):
@@ -214,6 +226,12 @@ class kvm_translation(Structure):
         *_fields(u8, "valid writeable usermode"),
         ("pad", u8 * 5),
     ]
+
+
+def coalesced_mmio_ring(count: int) -> Any:
+    """struct kvm_coalesced_mmio_ring with room for ``count`` writes."""
+    fields = [("first", u32), ("last", u32), ("coalesced_mmio", kvm_coalesced_mmio * count)]
+    return type("kvm_coalesced_mmio_ring", (Structure,), {"_fields_": fields})()
 
 
 def msrs(count: int) -> Any:

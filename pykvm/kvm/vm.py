@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ctypes import addressof, c_uint64
+from errno import EPERM
 
 from pykvm.kvm import structs
 from pykvm.kvm.abi import CONSTANTS
 from pykvm.kvm.capabilities import number
 from pykvm.kvm.descriptor import Descriptor
+from pykvm.kvm.errors import KvmError
 from pykvm.kvm.vcpu import Vcpu
 
 TYPE_CHECKING = False
@@ -61,6 +63,13 @@ class Vm(Descriptor):
         """PIC pair, IOAPIC, and a local APIC for each vCPU made later, all in the kernel."""
         self.number("KVM_CREATE_IRQCHIP")
 
+    def split_irqchip(self, pins: int) -> None:
+        """A local APIC in the kernel for each vCPU made later, and nothing else of the controllers.
+
+        GSIs 0 to ``pins`` - 1 are those of an IOAPIC of ours, whose EOIs are told (``set_msi_routes``).
+        """
+        self.enable("KVM_CAP_SPLIT_IRQCHIP", pins)
+
     def create_pit(self) -> None:
         """The i8254 in the kernel, with a dummy for port 0x61."""
         self.struct("KVM_CREATE_PIT2", structs.kvm_pit_config(CONSTANTS["KVM_PIT_SPEAKER_DUMMY"]))
@@ -79,10 +88,41 @@ class Vm(Descriptor):
             entry.u.irqchip.pin = pin
         self.struct("KVM_SET_GSI_ROUTING", table)
 
+    def set_msi_routes(self, routes: list[tuple[int, int, int]]) -> None:
+        """All routes of interrupts, each a message: GSI, address, data.
+
+        Where the chip is split, KVM leaves the guest (KVM_EXIT_IOAPIC_EOI) at the EOI of a vector that a
+        level-triggered message of these has.
+        """
+        table = structs.irq_routing(len(routes))
+        for entry, (gsi, address, data) in zip(table.entries, routes, strict=True):
+            entry.gsi = gsi
+            entry.type = CONSTANTS["KVM_IRQ_ROUTING_MSI"]
+            entry.u.msi.address_lo = address
+            entry.u.msi.data = data
+        self.struct("KVM_SET_GSI_ROUTING", table)
+
+    def signal_msi(self, address: int, data: int) -> bool:
+        """Send a message to the local APICs in the kernel; True where one took it."""
+        try:
+            return self.struct("KVM_SIGNAL_MSI", structs.kvm_msi(address_lo=address, data=data)) > 0
+        except KvmError as error:
+            if error.errno != EPERM:  # -1, which is EPERM, is what KVM has for a destination that isn't there
+                raise
+            return False
+
     def irqfd(self, fd: int, gsi: int, *, assign: bool = True) -> None:
         """Let writes to the eventfd ``fd`` raise an edge on ``gsi``."""
         flags = 0 if assign else CONSTANTS["KVM_IRQFD_FLAG_DEASSIGN"]
         self.struct("KVM_IRQFD", structs.kvm_irqfd(fd=fd, gsi=gsi, flags=flags))
+
+    def coalesce(self, port: int, *, on: bool = True) -> None:
+        """Put writes of a byte to ``port`` into the ring (ring.py) without leaving the guest; or no more.
+
+        When ``on=False`` returns, no write is on its way there, which takes some milliseconds.
+        """
+        name = "KVM_REGISTER_COALESCED_MMIO" if on else "KVM_UNREGISTER_COALESCED_MMIO"
+        self.struct(name, structs.kvm_coalesced_mmio_zone(port, 1, 1), detail=f"port {port:#x}")
 
     def irqchips(self) -> dict[str, Any]:
         """The states of both PICs and the IOAPIC, as bytes by name."""

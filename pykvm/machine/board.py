@@ -21,6 +21,7 @@ from pykvm.devices.serial import Serial
 from pykvm.devices.vga import Vga
 from pykvm.errors import InternalError
 from pykvm.machine import verdict
+from pykvm.machine.coalesced import CoalescedWrites, Stream
 from pykvm.machine.interrupts import (
     COM_PORTS,
     HPET_ROUTES,
@@ -52,6 +53,7 @@ def fit(
     memory: GuestMemory,
     *,
     own_pit: bool,
+    coalesced: CoalescedWrites | None = None,
 ) -> None:
     """Put the devices of ``machine`` in their places, from the timer chip (``own_pit``: ours) on."""
     config = machine.config
@@ -114,6 +116,10 @@ def fit(
             console = machine.consoles[device.port]
             uart = Serial(lines.line(irq), console.output, patient=True)
             console.attach(uart)
+            console.output.stream = None
+            if coalesced is not None:
+                console.output.stream = stream = Stream(coalesced, port + serial.THR)
+                uart.on_etbei = stream.urgent
             part(device.port, uart, port, serial.PORTS)
         elif isinstance(device, DebugExitConfig):
             end = DebugExit(lambda value: machine.post(verdict.debug_exit(value)))

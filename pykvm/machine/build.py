@@ -12,6 +12,7 @@ from pykvm.errors import HostError
 from pykvm.host.cpuid import guest_cpuid
 from pykvm.kvm.system import Kvm, cpuid_entries, cpuid_table
 from pykvm.machine import board, verdict
+from pykvm.machine.coalesced import CoalescedWrites
 from pykvm.machine.interrupts import ROUTES, IsaLines, KvmLine
 from pykvm.machine.kvmcpu import KvmCpu
 from pykvm.machine.machine import Machine
@@ -64,8 +65,8 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         vm.set_memory(slot, region.gpa, region.size, region.hva, readonly=region.readonly)
 
     # Interrupt controllers and the timer chip.
-    own = None
-    kind = KvmCpu
+    own = split = None
+    kind: type[KvmCpu] = KvmCpu
     if config.interrupts == "user":
         # Late: where KVM has them nobody needs ours.
         from pykvm.devices.lapictimer import TIMER_HZ
@@ -75,6 +76,12 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         kind = UserInterruptCpu
         own = Controllers(machine.clock, ports, mmio, machine.devices)
         lines = IsaLines(own.input)
+    elif config.interrupts == "split":
+        from pykvm.machine.splitcpu import SplitControllers, SplitInterruptCpu
+
+        kind = SplitInterruptCpu
+        split = SplitControllers(vm, ports, mmio, machine.devices)
+        lines = IsaLines(split.input)
     else:
         vm.create_irqchip()
         vm.set_routes(ROUTES)
@@ -82,7 +89,8 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
     if config.pit == "kernel":
         vm.create_pit()
 
-    board.fit(machine, ports, mmio, lines, memory, own_pit=config.pit == "user")
+    coalesced = CoalescedWrites(vm, ports)
+    board.fit(machine, ports, mmio, lines, memory, own_pit=config.pit == "user", coalesced=coalesced)
 
     # CPUs.
     cpus = config.cpus
@@ -99,12 +107,17 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         asked = cpuid.for_vcpu(entries, index, cpus.max or cpus.count)
         cpu = kind(vcpu, ports, mmio, memory, machine.lock)
         thread = machine.add_cpu(cpu)
+        cpu.coalesced = coalesced
         vcpu.set_cpuid(cpuid_table(asked))
         if own is not None and isinstance(cpu, UserInterruptCpu):
             cpu.kick = thread.kick
             # The APIC's timer has no TSC to look at: CPUID offers no deadline.
             cpu.connect(own.add_apic(index, cpu, asked, lambda: 0, TIMER_HZ))
+        elif split is not None and isinstance(cpu, SplitInterruptCpu):
+            cpu.kick = thread.kick
+            cpu.connect(split)
         if index == 0:
+            coalesced.page = vcpu.page
             machine.cpuid_asked, machine.cpuid_seen = asked, cpuid_entries(vcpu, "KVM_GET_CPUID2")
             cpu.load(plan.entry.state)
 

@@ -4,6 +4,7 @@
                         └► IOAPIC ─ messages ─► local APIC of CPU n ────┴─► CPU n
 
 They serve the back ends that have none in the kernel: the translator, and KVM with `interrupts: user`.
+Where only the local APICs are in the kernel (splitcpu.py), the ``Chips`` alone do.
 
 Source: MultiProcessor Specification §3.6.2 (PIC mode's successor, virtual wire mode, and its wiring).
 """
@@ -23,12 +24,38 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pykvm.devices.apicbus import Deliver
     from pykvm.devices.bus import MemoryBus, PortBus
     from pykvm.devices.device import Clock, Device, Line
     from pykvm.devices.lapic import Core
 
 ISA_INPUTS = 16
 """Interrupts 0 to 15 go into the PIC pair as well, those of PCI into the IOAPIC alone."""
+
+
+class Chips:
+    """PIC pair and IOAPIC, attached to the buses and entered in ``devices``.
+
+    ``deliver`` takes the IOAPIC's messages, ``intr`` is what the PIC pair's output goes to.
+    """
+
+    def __init__(
+        self, ports: PortBus, mmio: MemoryBus, devices: dict[str, Device], deliver: Deliver, intr: Line
+    ) -> None:
+        self.pic = PicPair(intr)
+        self.ioapic = IoApic(deliver)
+        for port, count, offset in pic.PLACES:
+            ports.attach(self.pic, port, count, offset=offset, name="pic")
+        mmio.attach(self.ioapic, layout.IOAPIC, ioapic.IOAPIC_SIZE, name="ioapic")
+        devices["pic"] = self.pic
+        devices["ioapic"] = self.ioapic
+
+    def input(self, irq: int) -> Line:
+        """Where interrupt ``irq`` goes in; the PIT's is input 2 of the IOAPIC."""
+        lines = [self.ioapic.line(PIT_PIN if irq == IRQ_PIT else irq)]
+        if irq < ISA_INPUTS:
+            lines.append(self.pic.line(irq))
+        return Fork(lines)
 
 
 class Controllers:
@@ -38,22 +65,10 @@ class Controllers:
         self._clock = clock
         self._devices = devices
         self._bus = ApicBus()
-        self._pic = PicPair(self)
-        self._ioapic = IoApic(self._bus.deliver)
-        self._bus.on_eoi = self._ioapic.eoi
+        self._chips = Chips(ports, mmio, devices, self._bus.deliver, self)
+        self._bus.on_eoi = self._chips.ioapic.eoi
         self._apics: list[LocalApic] = []
-        for port, count, offset in pic.PLACES:
-            ports.attach(self._pic, port, count, offset=offset, name="pic")
-        mmio.attach(self._ioapic, layout.IOAPIC, ioapic.IOAPIC_SIZE, name="ioapic")
-        devices["pic"] = self._pic
-        devices["ioapic"] = self._ioapic
-
-    def input(self, irq: int) -> Line:
-        """Where interrupt ``irq`` goes in; the PIT's is input 2 of the IOAPIC."""
-        lines = [self._ioapic.line(PIT_PIN if irq == IRQ_PIT else irq)]
-        if irq < ISA_INPUTS:
-            lines.append(self._pic.line(irq))
-        return Fork(lines)
+        self.input = self._chips.input
 
     def set(self, level: bool) -> None:
         """INTR of the PIC pair goes to LINT0 of all local APICs."""
@@ -76,7 +91,7 @@ class Controllers:
             self._clock,
             tsc,
             tsc_hz,
-            self._pic.acknowledge,
+            self._chips.pic.acknowledge,
             bootstrap=index == 0,
             x2apic=cpuid.has(entries, "x2apic"),
             physical_bits=cpuid.physical_bits(entries),

@@ -334,8 +334,9 @@ class Session:
     def _take_signal(self, number: int) -> None:
         if number == signal.SIGTSTP:  # leave the terminal as a shell wants it, with the guest at rest
             self.machine.pause()
-            for console in self.machine.consoles.values():
-                console.suspend()
+            with self.machine.lock:
+                for console in self.machine.consoles.values():
+                    console.suspend()
             # Who has sent something meanwhile doesn't send it again: we would stay stopped for ever.
             if not self._signals:
                 os.kill(os.getpid(), signal.SIGSTOP)

@@ -10,7 +10,7 @@ import os
 
 from pykvm.terminal import screen
 from pykvm.terminal.console import Console
-from pykvm.terminal.keys import SCREEN, VIEW
+from pykvm.terminal.keys import GREETING, SCREEN, VIEW
 from pykvm.terminal.transcript import Transcript
 from pykvm.terminal.typed import TypedKeys
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 QUICK, SLOW, IDLE = 33_000_000, 264_000_000, 1_000_000_000
 """Nanoseconds from look to look: of a picture that changes, one that doesn't, and none so far."""
+
+READING = 5_000_000_000
+"""Nanoseconds that words of pykvm's stay where the picture was; a key brings it back before."""
 
 
 class Display(Console):
@@ -47,17 +50,21 @@ class Display(Console):
         self._taken = False
         self._drawn = False
         self._chosen = False  # by Ctrl-A v
+        self._covered = False  # by words of pykvm's
+        self._soiled = False  # by what others wrote, which is not to be lost: the picture is drawn below it
         self._pause = QUICK
         self._turn = 0  # of the next look; those of earlier turns are called off
         self._serial: Port | None = None  # which had the terminal before
+        self._aside = b""  # typed for who hasn't the terminal, and not taken yet
         self._seen: Picture | None = None
         self._picture: Callable[[], Picture | None] = lambda: None
-        self._screen = screen.Screen()
+        self._screen = screen.Screen(GREETING)
         self._transcript = Transcript()
         self._keys = TypedKeys(lambda codes: True)
         if terminal is not None:
             terminal.commands[SCREEN] = self._tell
             terminal.commands[VIEW] = self._change
+            terminal.make_way = self._make_way
             terminal.tap.listeners.append(self._serial_speaks)
             if owned:
                 terminal.output.on_lost = self._lost
@@ -75,6 +82,7 @@ class Display(Console):
         self._seen = None
 
         def pressed(codes: bytes) -> bool:
+            self._uncover()
             self._hurry()
             return press(codes)
 
@@ -92,7 +100,7 @@ class Display(Console):
         if self._owned and self._started and self._terminal is not None:
             self._terminal.resume()
         self._screen.forget()
-        self._seen = None
+        self._covered, self._soiled = False, True
 
     def drain(self, seconds: float | None, wake: int | None = None) -> bool:
         self._see(last=True)
@@ -139,34 +147,38 @@ class Display(Console):
     def _see(self, last: bool = False) -> bool:
         """Look at the picture, show what is new, and say if there was any. ``last``: no more will be."""
         picture = self._picture()
-        if picture is None or picture == self._seen or not (self._drawn or _has_text(picture)):
+        if picture is None or not (self._drawn or _has_text(picture)):
             return False
         if self._taken and self._terminal is not None and self._terminal.output.waits:
             return False  # the reader is slow; it gets a later picture
-        # One look of grace: a guest that draws may be about to print as well.
-        silent = self._terminal is not None and self._terminal.tap.first_output_ns is None
-        if silent and not self._taken and (self._drawn or last) and not self._chosen:
-            self._take()
-        if not self._drawn:
+        new = picture != self._seen
+        if new:
+            # One look of grace: a guest that draws may be about to print as well.
+            silent = self._terminal is not None and self._terminal.tap.first_output_ns is None
+            if silent and not self._taken and (self._drawn or last) and not self._chosen:
+                self._take()
+            self._seen = picture if self._drawn else None
             self._drawn = True
-            self._seen = None
-        else:
-            self._seen = picture
-        self.rows = screen.until_last(screen.text(picture))
-        written = self._transcript.look(self.rows)
-        if written:
-            self.tap.feed(written.removeprefix("\n" * self.tap.at_line_start).encode())
+            self.rows = screen.until_last(screen.text(picture))
+            written = self._transcript.look(self.rows)
+            if written:
+                self.tap.feed(written.removeprefix("\n" * self.tap.at_line_start).encode())
         self._show(picture)
-        return True
+        return new
 
     def _show(self, picture: Picture) -> None:
         if not self._taken or self._terminal is None:
             self._bound()
         elif not self._terminal.interactive:
             self._print(self._transcript.take_gone())
-        elif self._terminal.raw:
+        elif self._terminal.raw and not self._covered:
             size = os.get_terminal_size(1)
-            self._terminal.output.show(self._screen.draw(picture, size.columns or 80, size.lines or 25))
+            columns, lines = size.columns or 80, size.lines or 25
+            if self._soiled:
+                self._soiled = False
+                self._terminal.output.show(b"\r\n" * lines)  # what is there scrolls off
+            if not self._screen.shows(picture, columns, lines):
+                self._terminal.output.show(self._screen.draw(picture, columns, lines))
 
     def _bound(self) -> None:
         """What nobody prints is not kept for ever."""
@@ -185,40 +197,59 @@ class Display(Console):
             self._terminal.start()
         self._taken = True
         self._serial = self._terminal.input.port
-        self._terminal.input.attach(self._keys)
+        self._aside = self._terminal.input.turn(self._keys, self._aside)
         self._screen.forget()
-        self._seen = None
-        if self._terminal.raw:
-            self._terminal.output.show(b"\r\n" * os.get_terminal_size(1).lines)  # what was there scrolls off
+        self._soiled = True
 
     def _release(self) -> None:
         if self._taken and self._terminal is not None:
-            self._taken = False
             self._terminal.output.show(self._screen.leave())
+            self._taken = self._covered = False
+            self._terminal.output.let_go()
             if self._serial is not None:
-                self._terminal.input.attach(self._serial)
+                self._aside = self._terminal.input.turn(self._serial, self._aside)
+
+    def _make_way(self) -> bytes:
+        """Leave the picture for words of pykvm's. From any thread."""
+        if not self._taken or self._terminal is None or not self._terminal.raw:
+            return b""
+        if not self._covered:
+            self._covered = self._soiled = True
+            self._loop.post(lambda: self._loop.later(READING, self._uncover))
+        return self._screen.leave()
+
+    def _uncover(self) -> None:
+        if self._covered:
+            self._covered = False
+            self._see()
 
     def _serial_speaks(self, _: bytes) -> None:
         if self._taken and not self._chosen:
             self._release()
 
     def _change(self) -> None:
+        assert self._terminal is not None
         self._chosen = True
         if self._taken and not self._owned:
             self._release()
-        else:
-            if not self._taken:
-                self._take()
-            self._seen = None
-            self._see()
-            self._hurry()
+            self._terminal.say("this is the serial port; Ctrl-A v shows the screen")
+            return
+        if not self._taken:
+            self._take()
+            if self._terminal.raw:
+                self._terminal.output.hold()  # until the serial port has the terminal again
+        self._covered = False
+        self._see()
+        self._hurry()
+        if not self._drawn:
+            self._terminal.say("the guest has drawn nothing on its screen so far; Ctrl-A v goes back")
 
     def _tell(self) -> None:
         assert self._terminal is not None
         self._see()
         if self._taken and self._terminal.interactive:
             self._screen.forget()
-            self._seen = None
+            self._covered = False
             self._see()
         elif self.rows:
             self._terminal.print("".join(f"{row}\n" for row in self.rows))

@@ -30,6 +30,26 @@ if TYPE_CHECKING:
             """Call ``action`` once, about ``delay`` nanoseconds from now. For the I/O thread only."""
             ...
 
+    class Stream(Protocol):
+        """Where a port's bytes come from, and may be kept back while there are many."""
+
+        @property
+        def is_kept(self) -> bool:
+            """Whether bytes may wait until ``deliver`` is called."""
+            ...
+
+        def keep(self) -> None:
+            """Begin with that, where it is possible."""
+            ...
+
+        def deliver(self) -> None:
+            """Bring those that wait."""
+            ...
+
+        def end(self) -> None:
+            """Keep no more back, and bring those that wait."""
+            ...
+
     class Port(Protocol):
         """A serial port of the guest, or what else prints and listens. Called under the device lock."""
 

@@ -29,6 +29,15 @@ class Input:
         port.on_rx_room = self.room
         self.room()
 
+    def turn(self, port: Port, waiting: bytes = b"") -> bytes:
+        """Lead to another port, for which ``waiting`` was typed before; what the one so far hasn't taken."""
+        rest = bytes(self._held)
+        self._held.clear()
+        self.attach(port)
+        self.feed(waiting)
+        self._loop.post(self._go_on)
+        return rest
+
     @property
     def port(self) -> Port | None:
         return self._port

@@ -22,6 +22,8 @@ COMMANDS = {
     b"h": (HELP, "list these keys"),
 }
 
+GREETING = "Ctrl-A x stops the machine, Ctrl-A h lists the keys"
+
 HELP_LINES = (
     *(f"Ctrl-A {key.decode()}       {meaning}" for key, (_, meaning) in COMMANDS.items()),
     "Ctrl-A Ctrl-A  send Ctrl-A",

@@ -1,8 +1,9 @@
 """From the guest to a descriptor: bytes one by one on one side, few and large writes on the other.
 
 A byte costs the vCPU's thread an append. The first one of a batch wakes the I/O thread, which
-writes at once and then looks again after ``PAUSE``, so that a guest that prints without end wakes
-it some hundred times a second and not at every byte, and a guest that is silent wakes nobody.
+writes at once and then looks again after a pause, so that a guest that prints without end wakes it
+some sixty times a second and not at every byte, and a guest that is silent wakes nobody. The pause
+is short at first, as long as a few bytes take: an echo is not to be waited for.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pykvm.terminal.faces import Action, Loop
+    from pykvm.terminal.faces import Action, Loop, Stream
     from pykvm.terminal.tap import Tap
 
 LIMIT = 64 * 1024
 """Bytes that wait here at most; after that the guest waits."""
 
-PAUSE = 2_000_000
-"""Nanoseconds from a look at what the guest printed to the next."""
+PAUSE, LONGEST = 2_000_000, 16_000_000
+"""Nanoseconds from a look at what the guest printed to the next: at first, and doubled up to where an
+eye begins to see it. A look takes a tenth of PAUSE from the vCPU on a slow host, where exits are dear too."""
+
+SILENT = 4
+"""Looks that find nothing until the guest is taken to be silent, where its bytes were kept back."""
 
 
 class Output:
@@ -38,14 +43,19 @@ class Output:
         self.on_lost: Callable[[OSError], None] | None = None
         """Called once with the error when the descriptor takes no more."""
         self.lost: OSError | None = None
+        self.stream: Stream | None = None
+        """What may keep bytes back while the guest prints without pause."""
         self._loop = loop
         self._tap = tap
         self._lossy = lossy
         self._fresh = bytearray()  # from the guest, not yet looked at
         self._pending = bytearray()  # on its way to the descriptor
         self._space = LIMIT  # how much _fresh may hold
+        self._held: bytearray | None = None  # instead of there
         self._refused = False
         self._idle = True  # nobody is going to look at _fresh
+        self._pause = 0  # from the last look to the next; 0 where none is to come
+        self._silent = 0  # looks in a row that found nothing
         self._fd: int | None = None
         self._poll: select.poll | None = None  # where a write might wait
         self._chunk = LIMIT
@@ -100,6 +110,20 @@ class Output:
             self._pending += data
         self.flush()
 
+    def hold(self) -> None:
+        """Keep what the guest prints from the descriptor, the last ``LIMIT`` bytes of it, for ``let_go``."""
+        self._take_fresh()
+        if self._held is None:
+            self._held = bytearray()
+
+    def let_go(self) -> None:
+        """Write what was held; no more is."""
+        self._take_fresh()
+        held, self._held = self._held, None
+        if held and self._fd is not None:
+            self._pending += held
+            self.flush()
+
     @property
     def waits(self) -> bool:
         """Whether the reader has not taken all yet."""
@@ -131,19 +155,42 @@ class Output:
                     return False
 
     def _look(self) -> None:
-        """See to what the guest printed, and again after ``PAUSE``, until it prints no more."""
+        """See to what the guest printed, and again after a pause, until it prints no more."""
+        kept = self._bring()
         if self._fresh:
             self.flush()
-            self._loop.later(PAUSE, self._look)
-        else:
+            self._pause = min(2 * self._pause, LONGEST) or PAUSE
+        elif not kept:
             self._idle = True
+            self._pause = 0
+            return
+        self._loop.later(self._pause, self._look)
+
+    def _bring(self) -> bool:
+        """Have the guest's bytes kept back while it prints, and brought; whether some may be on their way."""
+        stream = self.stream
+        if stream is None:
+            return False
+        stream.deliver()
+        if self._fresh:
+            self._silent = 0
+            if self._pause:
+                stream.keep()
+        else:
+            self._silent += 1
+            if self._silent >= SILENT:
+                stream.end()
+        return stream.is_kept
 
     def _take_fresh(self) -> None:
         batch = bytes(self._fresh)
         self._fresh.clear()
         if batch:
             self._tap.feed(batch)
-            if self._fd is not None:
+            if self._held is not None:
+                self._held += batch
+                del self._held[:-LIMIT]
+            elif self._fd is not None:
                 self._pending += batch
                 if self._lossy:
                     del self._pending[LIMIT:]

@@ -65,10 +65,11 @@ def attribute(value: int, blink: bool) -> str:
 class Screen:
     """What a terminal of a given size shows of the pictures, drawn by what changed.
 
-    A terminal of fewer rows shows those around the cursor.
+    A terminal of fewer rows shows those around the cursor; one of more has ``foot`` on its last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, foot: str = "") -> None:
+        self._foot = foot
         self._shown: Picture | None = None
         self._size = (0, 0)
         self._top = 0
@@ -76,6 +77,10 @@ class Screen:
     def forget(self) -> None:
         """Draw all of the next picture: the terminal has shown something else."""
         self._shown = None
+
+    def shows(self, picture: Picture, columns: int, rows: int) -> bool:
+        """Whether a terminal of that size shows ``picture`` already."""
+        return self._shown == picture and self._size == (columns, rows)
 
     def draw(self, picture: Picture, columns: int, rows: int) -> bytes:
         """What to send to a terminal of that size."""
@@ -87,6 +92,8 @@ class Screen:
         same = shown is not None and (shown.columns, shown.rows) == (picture.columns, picture.rows)
         if not same or (columns, rows) != self._size or top != self._top:
             out.append("\x1b[m\x1b[H\x1b[2J")
+            if rows > picture.rows + 1 and columns > len(self._foot):
+                out.append(f"\x1b[{rows};1H\x1b[2m{self._foot}\x1b[m")
             shown = None
         self._shown, self._size, self._top = picture, (columns, rows), top
         pitch = 2 * picture.columns
@@ -101,12 +108,12 @@ class Screen:
         return "".join(out).encode()
 
     def leave(self) -> bytes:
-        """What puts the terminal's cursor below the picture, for others to write on."""
+        """What puts the terminal's cursor below the picture, for others to write there."""
         if self._shown is None:
             return b""
         last = len(until_last(text(self._shown))) - self._top
         self._shown = None
-        return f"\x1b[m\x1b[?25h\x1b[{max(1, min(last, self._size[1]))};1H\r\n".encode()
+        return f"\x1b[m\x1b[?25h\x1b[{max(1, min(last, self._size[1]))};1H\r\n\x1b[J".encode()
 
 
 def _line(cells: bytes, blink: bool) -> str:

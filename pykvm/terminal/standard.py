@@ -8,7 +8,7 @@ import sys
 from pykvm.terminal.console import Console, say
 from pykvm.terminal.descriptor import in_foreground, own
 from pykvm.terminal.keyboard import Keyboard
-from pykvm.terminal.keys import HELP, HELP_LINES, STOP
+from pykvm.terminal.keys import GREETING, HELP, HELP_LINES, STOP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class Terminal(Console):
         self._stdout = stdout
         self.interactive = all(fd is not None and os.isatty(fd) for fd in (stdin, stdout))
         """Whether it is a screen with a keyboard."""
+        self.make_way: Callable[[], bytes] = lambda: b""
+        """What brings the cursor to where words of pykvm's don't spoil a picture. From any thread."""
         self._on_hangup = on_hangup
         self.commands: dict[str, Callable[[], None]] = {STOP: on_stop, HELP: self._help}
         self._mode: RawMode | None = None
@@ -88,6 +90,7 @@ class Terminal(Console):
 
     def suspend(self) -> None:
         if self._mode is not None:
+            self.output.show(self.make_way())
             self._mode.leave()
 
     def resume(self) -> None:
@@ -118,9 +121,10 @@ class Terminal(Console):
     def print(self, text: str) -> None:
         """Write to standard error: on a raw terminal in lines of their own, each with its return."""
         if self._mode is not None and self._mode.active:
-            if not self.tap.at_line_start:
+            way = self.make_way().decode() if sys.stderr is not None and sys.stderr.isatty() else ""
+            if not way and not self.tap.at_line_start:
                 text = "\n" + text
-            text = text.replace("\n", "\r\n")
+            text = way + text.replace("\n", "\r\n")
         say(text)
 
     def _command(self, name: str) -> None:
@@ -145,7 +149,7 @@ class Terminal(Console):
         elif not self._greeted:
             self._greeted = True
             self._watch_parent()
-            self.say("Ctrl-A x stops the machine, Ctrl-A h lists the keys")
+            self.say(GREETING)
 
     def _printed(self, _: bytes) -> None:
         if self._terminal is not None and in_foreground(self._terminal):

@@ -11,6 +11,10 @@ Direct jumps first lead to a stub at the block's end, which asks Python, and are
 A page of RAM with code is flagged, so that the TLB allows no write to it: writes come to Python, which ends
 the blocks that they hit. The first bytes of such a block become a call to ``stale``; when its source is
 translated again, a jump to the new block.
+
+Where many writes come and hit no block, the page most often serves for data by now, as the kernel's code for
+its start does later. It is let go: writes to it aren't seen, but its source was copied, and who comes to it
+by the page check has the blocks ended whose bytes are others now.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ CODE_SIZE = 64 << 20
 MOST_BLOCKS = 100_000
 """A guest can make blocks of one byte each, whose objects then take more memory than their code."""
 GRANULE = 64
+MOST_COPIES = 4096
+"""Code pages that are let go at a time; of more the blocks are ended."""
 
 STALE = call_slot(SLOT["stale"])
 
@@ -86,6 +92,7 @@ class Blocks:
         """Of each page with code, a bit for each GRANULE bytes that blocks may come from."""
         self._starts: list[int] = []
         self.all: list[Block] = []
+        self._copies = 0
         self._forms: dict[int, Form] = {}
         self.saved: Saved | None = None
         self.translated = 0  # instructions
@@ -113,6 +120,7 @@ class Blocks:
         self._granules.clear()
         self._starts.clear()
         self.all.clear()
+        self._copies = 0
         self.saved = None
         self.used = self.first
         self.generation += 1
@@ -139,6 +147,8 @@ class Blocks:
                 self.gpas[number] = gpa | 1
             if kept is not None and self.saved is not None:
                 self.saved.fill(kept, page, self)
+        elif page.copy is not None:
+            self._take_back(page)
         return page
 
     def has_code(self, page: CodePage, first: int, last: int) -> None:
@@ -177,6 +187,48 @@ class Blocks:
             del self.at_gpa[start]
             del self._granules[start]
             self._flag(start, False)
+
+    def let_go(self, gpa: int) -> list[CodePage]:
+        """See writes to the page at ``gpa`` no longer. Returns its code pages, whose checks must now fail.
+
+        The caller sees to it that none of their code is running.
+        """
+        pages = self.at_gpa[gpa]
+        if self._copies + len(pages) > MOST_COPIES:
+            self.written(gpa, PAGE)
+            return []
+        self._copies += len(pages)
+        copy = bytes(self.source(gpa))
+        for page in pages:
+            page.copy = copy
+            if page.id < len(self.gpas):
+                self.gpas[page.id] = 0
+        del self.at_gpa[gpa]
+        del self._granules[gpa]
+        self._flag(gpa, False)
+        return pages
+
+    def _take_back(self, page: CodePage) -> None:
+        """See writes to ``page`` again, and end the blocks whose source has changed since it was let go."""
+        copy, page.copy = page.copy, None
+        assert copy is not None
+        self._copies -= 1
+        if page.id < len(self.gpas):
+            self.gpas[page.id] = page.gpa | 1
+        source = self.source(page.gpa)
+        for block in list(page.blocks.values()):
+            first, last = block.offset, block.offset + block.length
+            if source[first:last] == copy[first:last]:
+                self.has_code(page, first, last)
+            else:
+                self.kill(block)
+        for block in list(page.spilling):
+            last = block.offset + block.length - PAGE
+            if not block.dead and source[:last] == copy[:last]:
+                self.has_code(page, 0, last)
+            else:
+                self.kill(block)
+                page.spilling.discard(block)
 
     def kill(self, block: Block) -> None:
         """Its source has changed: whoever comes to it must ask."""

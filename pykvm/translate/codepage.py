@@ -74,7 +74,7 @@ class Block:
 class CodePage:
     """A page of guest code: where it is mapped, where it lies, and its blocks by their offset."""
 
-    __slots__ = ("blocks", "dead", "gpa", "gva", "id", "mode", "spilling")
+    __slots__ = ("blocks", "copy", "dead", "gpa", "gva", "id", "mode", "spilling")
 
     def __init__(self, number: int, mode: int, gva: int, gpa: int) -> None:
         self.id = number
@@ -85,3 +85,5 @@ class CodePage:
         self.dead: dict[int, list[Block]] = {}
         self.spilling: set[Block] = set()
         """Blocks of the page before whose only instruction ends in this one."""
+        self.copy: bytes | None = None
+        """Of a page that was let go, the bytes that its blocks were made of."""

@@ -104,6 +104,7 @@ SLOT |= _slots(
     *("tr_base", "tr_limit"),  # of a TSS that may have a bitmap of ports; else the limit is 0
     *("port", "length", "late"),  # see ports.py
     *("mask_31", "mask_63"),  # constants, for those instructions that take them from memory only
+    *(f"{name}_{register}" for register in range(16) for name in ("held", "unheld")),  # see emit_chase.py
 )
 MISS_SIZES = (1, 2, 4, 8, 10, 14, 16, 28, 94, 108, 512)
 SLOT |= _slots("leave_for_attention_at")

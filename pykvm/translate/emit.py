@@ -109,6 +109,7 @@ class Emitter:
         self.user = user
         self.wide = wide
         self._lookup = lookup
+        self.may_hold = wide and lookup.bmi2  # see emit_chase.py
         self.rexable = 8 if wide else 0
         self.fpu = True  # CR0 and CR4 allow x87 and SSE
         self.may_read_time = False  # RDTSC can be emitted: CR4.TSD doesn't forbid it, and BMI2 is there
@@ -142,7 +143,7 @@ class Emitter:
             else:
                 out = move_number(SCRATCH, displacement & 0xFFFF_FFFF)
         else:
-            base, index, shift, displacement = self._effective(p)
+            base, index, shift, displacement = self.effective(p)
             displacement += popped if base == 4 else 0
             host_base = host_index = -1
             if base >= 0:
@@ -157,7 +158,10 @@ class Emitter:
                     out += load_slot(SCRATCH2, SLOT[f"r{index}"])
                     host = SCRATCH2
                 host_index = host
-            if host_index >= 0 or displacement or host_base != SCRATCH or narrow:
+            if not (narrow or displacement or host_index >= 0 or host_base < 0):
+                if host_base != SCRATCH:
+                    out += register_register(0x89, 8, host_base, SCRATCH)  # takes no time, other than LEA
+            else:
                 made = lea(SCRATCH, host_base, host_index, shift, displacement)
                 out += bytes((made[0] & ~8,)) + made[1:] if narrow else made
         if segment:
@@ -165,7 +169,7 @@ class Emitter:
             out += HOST_ADDRESS if self.wide else b"\x46\x8d\x0c\x09"
         return out
 
-    def _effective(self, p: Parts) -> tuple[int, int, int, int]:
+    def effective(self, p: Parts) -> tuple[int, int, int, int]:
         """Base, index (-1: none), the index's shift, displacement."""
         code, value = p.code, p.value
         mod, rm = value >> 6, value & 7

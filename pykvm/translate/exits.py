@@ -41,6 +41,7 @@ W_ELEMENT = SLOT["element"] // 8
 W_PORT = SLOT["port"] // 8
 W_LATE = SLOT["late"] // 8
 RET = 0xC3
+BESIDE = 2  # writes to a page with code that hit none, after which it is let go
 MASKS = {size: (1 << 8 * size) - 1 for size in (1, 2, 4)}
 
 
@@ -53,6 +54,8 @@ class Exits:
         self._ports = ports
         self._put_off = False
         self._accesses = DeviceAccesses(core)
+        self._beside: dict[int, int] = {}
+        """Of pages with code, how many writes to them have hit none since the last was let go."""
         self.handlers = (
             *(self._on_miss, self._on_interpret, self._on_chain, self._on_jump, self._on_attention),
             *(self._on_page_check, self._on_stale, self._on_sti, self._on_signal, self._on_port_out),
@@ -102,7 +105,10 @@ class Exits:
         return self.finder.go()
 
     def _write_beside_code(self, at: int, gva: int, user: int, size: int) -> bool:
-        """Let one write to a page with code through, unless it hits the block that writes."""
+        """Let a write to a page with code through, unless it hits the block that writes.
+
+        After some of them that hit no code the page is let go, unless it has the code that writes.
+        """
         words = self.core.words
         gpa = self.core.mmu.find(gva, WRITE, bool(user)).gpa
         if self.core.mmu.number(gpa) < 0:
@@ -114,6 +120,12 @@ class Exits:
         block = self.core.blocks.block_at(at)
         if block is None or block.dead:
             return False
+        page = gpa & -PAGE
+        count = self._beside[page] = self._beside.get(page, 0) + 1
+        if count >= BESIDE and self.core.mmu.flags[self.core.mmu.number(gpa)]:
+            del self._beside[page]
+            if page not in (block.page.gpa, block.spill.gpa if block.spill is not None else -1):
+                self.finder.let_go(page)
         self.core.mmu.fill(gva, user, 0)
         return True
 
@@ -214,7 +226,7 @@ class Exits:
         except Fault as fault:
             self.core.raise_fault(fault)
             return self.finder.go()
-        if second is not None and second is block.spill:
+        if second is not None and second is block.spill and not block.dead:
             return at
         self.core.blocks.kill(block)
         return self.finder.go()

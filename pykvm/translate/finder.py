@@ -52,6 +52,14 @@ class Finder:
         if self.core.mmu.flags[number]:
             self.core.blocks.written(gpa, size)
 
+    def let_go(self, gpa: int) -> None:
+        """Let the page at ``gpa`` be written unseen, until somebody executes there (blocks.py)."""
+        halves = self.core.halves
+        for page in self.core.blocks.let_go(gpa):
+            at = (context.PAGE_CHECKS >> 2) + (page.gva >> 12 & 0xFFFF)
+            if halves[at] == page.id:
+                halves[at] = 0
+
     def code_page(self, rip: int) -> CodePage | None:
         """The code page of ``rip`` in the present mode; None where no RAM is. Raises the fetch's fault."""
         words = self.core.words

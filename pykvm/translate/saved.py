@@ -307,8 +307,9 @@ def _hash(block: Block, blocks: Blocks, sources: Sources) -> int:
     """Of a block's source, which is as it was when it was translated, or the block would have ended."""
     if block.dead or block.page.gpa < 0:
         return 0
-    source = blocks.source(block.page.gpa)
+    source = block.page.copy or blocks.source(block.page.gpa)
     code = bytes(source[block.offset : block.offset + block.length])
     if block.spill is not None:
-        code += bytes(blocks.source(block.spill.gpa)[: block.offset + block.length - PAGE])
+        source = block.spill.copy or blocks.source(block.spill.gpa)
+        code += bytes(source[: block.offset + block.length - PAGE])
     return sources.hash(code)

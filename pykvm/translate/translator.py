@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from struct import pack
 
-from pykvm.translate import emit_integer, emit_system, emit_vector
+from pykvm.translate import emit_chase, emit_integer, emit_system, emit_vector
 from pykvm.translate.codepage import CHECK_SIZE, HEAD_SIZE, M64, PAGE, STUB, STUB_SIZE, WIDE, Block
 from pykvm.translate.context import PAGE_CHECKS, SLOT
 from pykvm.translate.control import JUMPS
@@ -32,6 +32,7 @@ ACTIONS: list[Action | None] = list(emit_integer.ACTIONS)
 for _table in (emit_vector.ACTIONS, emit_system.ACTIONS):
     for _opcode, _action in _table.items():
         ACTIONS[_opcode] = _action
+ACTIONS[0x8B] = emit_chase.load
 PLACED = frozenset(
     (0x9D, 0x1AE, *range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0xA4, 0xA8), *range(0xAA, 0xB0))
 )

@@ -1,10 +1,13 @@
-"""What tests/bench/run --boots measures: Linux, under pykvm over KVM and in QEMU's microvm."""
+"""What tests/bench/run --boots measures: Linux, under pykvm over KVM and in QEMU's microvm.
+
+And pykvm beside itself: interrupt controllers that are pykvm's own, and KVM's.
+"""
 
 from __future__ import annotations
 
 import json
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -56,6 +59,7 @@ class Boot:
     done: Callable[[Watched], float]
     board: str  # QEMU's
     limits: dict[str, float]
+    cpus: int = 1
 
     def numbers(self, whole: float, start: float) -> Numbers:
         """The rows' numbers for a boot of ``whole`` seconds whose guest began to run at ``start``."""
@@ -93,7 +97,30 @@ class Boots:
             board="microvm,acpi=off,rtc=on",
             limits={"run": 1.0},
         )
-        return [self._measure(boot) for boot in (debian, linux)]
+        several = [
+            replace(
+                debian,
+                name=f"cpus {cpus}",
+                about=f"the same kernel to init, cpus: {cpus}",
+                done=_init,
+                limits={"run": 1.0},
+                cpus=cpus,
+            )
+            for cpus in (1, 2, 4)
+        ]
+        boots = (debian, linux, *several)
+        return [*(self._measure(boot) for boot in boots), self._interrupts(debian)]
+
+    def _interrupts(self, boot: Boot) -> Measure:
+        name, about = f"interrupts, {boot.name}", f"{boot.about}, {SPANS['run']}, interrupts: user"
+        row = Row(name, RATIO, 2.0, "s", about)
+
+        def side(place: str, boot: Boot) -> Numbers:
+            whole, start = self._boot(boot, f"interrupts={place}")
+            return {name: whole - start}
+
+        user, kernel = (partial(self._when_warm, partial(side, place), boot) for place in ("user", "kernel"))
+        return Measure(name, (row,), user, kernel, "pykvm, interrupts: kernel")
 
     def _measure(self, boot: Boot) -> Measure:
         rows = tuple(
@@ -114,20 +141,26 @@ class Boots:
         return run(boot)
 
     def _ours(self, boot: Boot) -> Numbers:
+        return boot.numbers(*self._boot(boot))
+
+    def _boot(self, boot: Boot, *settings: str) -> tuple[float, float]:
+        """A boot of pykvm's: how long it took, and when the guest began to run."""
         report = self._folder / f"{boot.name}.json"
         words = [
-            *pykvm(boot.kernel, "kvm", f"kernel.cmdline={boot.cmdline}", memory=boot.memory),
+            *pykvm(boot.kernel, "kvm", f"cpus={boot.cpus}", *settings, memory=boot.memory),
+            *("--set", f"kernel.cmdline={boot.cmdline}"),
             *("--initrd", boot.initrd, "--report", str(report)),
         ]
         with Watched(words, str(self._folder)) as guest:
             whole = boot.done(guest)
-        return boot.numbers(whole, json.loads(report.read_text())["seconds"]["first_run"])
+        return whole, json.loads(report.read_text())["seconds"]["first_run"]
 
     def _theirs(self, boot: Boot) -> Numbers:
         """Two boots: as users start it, and one that is set up and waits for ``cont`` (-S)."""
         words = [
             *qemu(boot.kernel, "kvm", boot.memory, boot.board),
-            *("-no-reboot", "-initrd", boot.initrd, "-append", f"{boot.cmdline} reboot=t"),
+            *("-smp", str(boot.cpus), "-no-reboot"),
+            *("-initrd", boot.initrd, "-append", f"{boot.cmdline} reboot=t"),
         ]
         with Watched(words, str(self._folder)) as guest:
             whole = boot.done(guest)
@@ -153,6 +186,10 @@ def _prompt(guest: Watched) -> float:
     return guest.until(PROMPT, LONG)
 
 
+def _init(guest: Watched) -> float:
+    return guest.until(AT_INIT, LONG)
+
+
 def _off(guest: Watched) -> float:
-    guest.until(AT_INIT, LONG)
+    _init(guest)
     return guest.until_end(LONG)

@@ -29,6 +29,9 @@ EXITS = 100_000
 SENT = 200_000  # bytes to the serial port
 TRANSLATED_SENT = 800_000
 FIFO_DEPTH = 16
+IPIS = 20_000
+DRAWN = 64 << 10  # characters on the screen
+TRANSLATED_DRAWN = 1024 << 10
 HELLO = 40  # bytes that the guest hello sends
 QEMU_DONE = 1  # isa-debug-exit's status for 0
 BAREST = "microvm,pit=off,pic=off,rtc=off,acpi=off"
@@ -74,7 +77,8 @@ class Bench:
 
     def __post_init__(self) -> None:
         self._loop = self.folder / "kvmloop"
-        _build("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", self._loop, KERNELS / "kvmloop.c")
+        warnings = ("-Wall", "-Wextra", "-Werror")
+        _build("gcc", "-O2", "-pthread", *warnings, "-o", self._loop, KERNELS / "kvmloop.c")
 
     def measures(self) -> list[Measure]:
         found = [
@@ -84,6 +88,7 @@ class Bench:
             self._exit("port out, user", "OUT", "the same with interrupts: user", user=True),
             self._exit("memory write, user", "MMIO_WRITE", "32 bits to the I/O APIC", user=True),
             self._exit("memory read, user", "MMIO_READ", "32 bits from the I/O APIC", user=True),
+            self._ipi(),
         ]
         for name, kernel, each, about in (
             ("serial", "BYTES", 1, "com1, LSR before each byte"),
@@ -91,6 +96,7 @@ class Bench:
         ):
             found.append(self._serial(name, kernel, each, "kvm", SENT, about))
             found.append(self._serial(f"{name}, transl.", kernel, each, "translate", TRANSLATED_SENT, about))
+        found += [self._screen("kvm", DRAWN), self._screen("translate", TRANSLATED_DRAWN)]
         found += [self._hello(), self._alone(), self._many()]
         return found
 
@@ -125,6 +131,38 @@ class Bench:
             (Row(name, SPEED, 1.0, "µs/B", about),),
             partial(self._between, name, pykvm(kernel, backend), sent),
             partial(self._between, name, qemu(kernel, peer), sent),
+            f"QEMU {peer}",
+        )
+
+    def _ipi(self) -> Measure:
+        """An interrupt to a CPU that halts, and its answer to one that has halted meanwhile."""
+        name, kernel = "ipi", self.kernel("IPI", IPIS)
+        return Measure(
+            name,
+            (Row(name, RATIO, 1.2, "µs", "to a second CPU and back, both halted"),),
+            partial(self._between, name, pykvm(kernel, "kvm", "cpus=2"), IPIS),
+            partial(self._between, name, [str(self._loop), str(kernel), "two"], IPIS),
+            "C loop",
+        )
+
+    def _screen(self, backend: str, drawn: int) -> Measure:
+        name = "screen" if backend == "kvm" else "screen, transl."
+        kernel = self.kernel("VGA", drawn)
+        peer = "kvm" if backend == "kvm" else "tcg"
+        words = [*qemu(kernel, peer, board="pc"), "-vga", "std"]
+        return Measure(
+            name,
+            (
+                Row(
+                    name,
+                    RATIO,
+                    1.5,
+                    "µs/B",
+                    f"{drawn >> 10} Ki characters in text mode, in lines that scroll",
+                ),
+            ),
+            partial(self._between, name, pykvm(kernel, backend), drawn),
+            partial(self._between, name, words, drawn),
             f"QEMU {peer}",
         )
 
@@ -213,7 +251,7 @@ def qemu(kernel: Path | str, accelerator: str, memory: int = MEMORY, board: str 
     if shutil.which("qemu-system-x86_64") is None:
         raise Failure("no QEMU here; apt-get install qemu-system-x86")
     cpu = "host,arch-capabilities=off" if accelerator == "kvm" else "max"
-    options = "-nodefaults -no-user-config -nographic -serial stdio -device isa-debug-exit,iobase=0xf4"
+    options = "-nodefaults -no-user-config -display none -serial stdio -device isa-debug-exit,iobase=0xf4"
     return [
         *("qemu-system-x86_64", "-M", board, "-accel", accelerator, "-cpu", cpu, "-m", str(memory)),
         *(*options.split(), "-kernel", str(kernel)),

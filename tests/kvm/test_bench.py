@@ -42,3 +42,24 @@ def test_bytes_to_the_serial_port_are_all_printed(bench):
     words = monitors.pykvm(bench.kernel("FIFO", ROUNDS), "kvm")
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=240)
     assert done.stdout == b"b" + b"x" * monitors.FIFO_DEPTH * ROUNDS + b"e"
+
+
+def test_two_cpus_answer_each_other_without_an_exit(bench, tmp_path):
+    kernel, report = bench.kernel("IPI", ROUNDS), tmp_path / "report.json"
+    words = [*monitors.pykvm(kernel, "kvm", "cpus=2"), "--report", str(report)]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=240)
+    assert (done.returncode, done.stdout) == (0, b"be")
+    assert json.loads(report.read_text())["exits"] == {"io": AROUND}
+    done = subprocess.run([bench.folder / "kvmloop", kernel, "two"], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"be")
+
+
+def test_the_screen_scrolls_when_it_is_full(bench, tmp_path):
+    rows, report = 26, tmp_path / "report.json"
+    words = [*monitors.pykvm(bench.kernel("VGA", 80 * rows), "kvm"), "--report", str(report)]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=240)
+    assert done.returncode == 0
+    drawn = "".join(chr((count & 0x3F) + 0x20) for count in range(80 * rows, 0, -1))
+    lines = [drawn[at : at + 80].rstrip() for at in range(0, len(drawn), 80)]
+    screen = json.loads(report.read_text())["screen"]
+    assert screen.splitlines() == lines[2:]  # scrolled twice; the last row is empty

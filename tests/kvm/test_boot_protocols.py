@@ -27,7 +27,7 @@ def linux(tmp_path):
     config = load(str(GUESTS / "linux" / "machine.yaml"))
     kernel = resolve(config.kernel)
     with Image.open(kernel.image) as image:
-        vmlinux = bytes(bzimage.unpack(image))
+        vmlinux = bytes(bzimage.unpack(image, config.memory.size))
     path = tmp_path / "vmlinux.gz"
     path.write_bytes(gzip.compress(vmlinux, compresslevel=1))
     return path, kernel.initrd[0]

@@ -6,13 +6,17 @@ import kernels
 import pytest
 from kernel_gaps import (
     EMULATING_KVM,
+    EMULATING_KVM_BY_PLACE,
     EMULATING_KVM_CANNOT,
+    EMULATING_KVM_SPLIT_CANNOT,
     KVM,
+    KVM_BY_PLACE,
     KVM_CANNOT,
     LAB,
     LAB_CANNOT,
     LAB_STATUS,
     TCG,
+    USER_CANNOT,
 )
 
 from pykvm.host.backend import ring0_mips
@@ -27,23 +31,37 @@ def hardware() -> bool:
         return kind(ring0_mips(kvm)) == HARDWARE
 
 
-@pytest.mark.parametrize("name", kernels.NAMES)
-def test_a_kernel_prints_what_the_manuals_say(name, hardware, request):
+PLACES = ("kernel", "split", "user")
+"""Where the interrupt controllers are."""
+CASES = [
+    (name, place) for name in kernels.NAMES for place in PLACES[: 3 if name in kernels.INTERRUPTED else 1]
+]
+
+
+@pytest.mark.parametrize(("name", "place"), CASES)
+def test_a_kernel_prints_what_the_manuals_say(name, place, hardware, request):
     in_lab = request.config.getoption("inside")
     if name in KVM_CANNOT:
         pytest.skip(KVM_CANNOT[name])
+    if place == "user" and name in USER_CANNOT:
+        pytest.skip(USER_CANNOT[name])
     if in_lab and name in LAB_CANNOT:
         pytest.skip(LAB_CANNOT[name])
     if not hardware and name in EMULATING_KVM_CANNOT:
         pytest.skip(f"a KVM that interprets ring 0: {EMULATING_KVM_CANNOT[name]}")
+    if not hardware and place == "split" and name in EMULATING_KVM_SPLIT_CANNOT:
+        pytest.skip(f"a KVM that interprets ring 0: {EMULATING_KVM_SPLIT_CANNOT[name]}")
     # KVM's own PIT has no null count: the kernel about it takes pykvm's.
-    status, printed, said = kernels.boot(name, "--set", "backend=kvm", "--set", "pit=user")
+    where = ("--set", f"interrupts={place}", "--set", "pit=user")
+    status, printed, said = kernels.boot(name, "--set", "backend=kvm", *where)
     found = kernels.differences(name, printed)
-    known = KVM.get(name, {}) | ({} if hardware else EMULATING_KVM).get(name, {})
-    if in_lab:  # its CPU is QEMU's
-        known |= TCG.get(name, {}) | LAB.get(name, {})
+    tables = [KVM, KVM_BY_PLACE.get(place, {})]
     if not hardware:
+        tables += [EMULATING_KVM, EMULATING_KVM_BY_PLACE.get(place, {})]
         found = {fact: values for fact, values in found.items() if not _by_int(*values)}
+    if in_lab:  # its CPU is QEMU's
+        tables += [TCG, LAB]
+    known = {fact for table in tables for fact in table.get(name, {})}
     unknown = {fact: values for fact, values in found.items() if fact not in known}
     assert not unknown, (unknown, said)
     right = kernels.STATUS.get(name, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -14,18 +15,21 @@ BOOT = [sys.executable, "-m", "pykvm", "boot"]
 LONG = 240  # seconds; the lab is slow
 
 
-def test_linux_runs_on_controllers_of_pykvms_own(tmp_path):
+@pytest.mark.parametrize(("place", "halts"), [("user", True), ("split", False)])
+def test_linux_runs_on_controllers_of_pykvms_own(tmp_path, place, halts):
     report = tmp_path / "r.json"
     done = subprocess.run(
-        [*BOOT, "linux", "--set", "backend=kvm", "--set", "interrupts=user", "--report", str(report)],
-        input="sleep 1; grep -E 'timer|LOC' /proc/interrupts; exit\n",
+        [*BOOT, "linux", "--set", "backend=kvm", "--set", f"interrupts={place}", "--report", str(report)],
+        input="sleep 1; grep -E 'timer|ttyS0|LOC' /proc/interrupts; exit\n",
         capture_output=True,
         text=True,
         timeout=LONG,
     )
     assert done.returncode == 0, done.stderr
-    assert "IO-APIC" in done.stdout
+    serial = re.search(r"4: +([0-9]+) +IO-APIC +4-edge +ttyS0", done.stdout)
+    assert serial, done.stdout
+    assert int(serial[1]) > 0
     assert "Local timer interrupts" in done.stdout
     told = json.loads(report.read_text())
     assert told["outcome"] == "poweroff"
-    assert told["exits"]["hlt"] > 0
+    assert ("hlt" in told["exits"]) == halts

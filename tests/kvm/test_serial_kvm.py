@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -44,6 +45,18 @@ POLLING = f"""
 """
 FEW = 150  # lines, 14 KB: more than the pipe holds, and less than pipe and we together
 POLLING_FEW = POLLING.replace(f"81ff{COUNT & 255:02x}{COUNT >> 8:02x}", f"81ff{FEW & 255:02x}{FEW >> 8:02x}")
+# COUNT lines byte by byte, LSR before each, as Linux's console does it. The last one is 1.
+BYTES = f"""
+    31ff                    ; xor di, di
+    be0001 b9{len(LINE):02x}00          ; mov si, LINE; mov cx, its length
+    bafd03                  ; mov dx, LSR
+    ec a820 74fb            ; in al, dx; test al, 20h; jz
+    baf803 ac ee e2f1       ; mov dx, THR; lodsb; out dx, al; loop
+    47 81ff{COUNT & 255:02x}{COUNT >> 8:02x} 72e4   ; inc di; cmp di, COUNT; jb
+    b001 ee                 ; mov al, 1; out dx, al
+"""
+SPIN = "fa ebfe"  # cli; jmp $
+TRIPLE_FAULT = "0f011e0002 0f0b"  # lidt [0x200], which is zero; ud2
 POLL, FOR_EVER = "7", "0xffffffff"  # the system call's number, and its third argument
 
 
@@ -161,3 +174,24 @@ def test_it_boots_without_some_of_its_standard_files(machine, closed):
     file = machine(f"b041 baf803 ee {OFF}")
     done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, str(file)], timeout=LONG)
     assert done.returncode == 0
+
+
+def test_a_guest_that_prints_on_and_on_leaves_kvm_once_a_byte(machine, tmp_path):
+    """And for nothing else than to read LSR: HOSTS.md has what an exit costs."""
+    report = tmp_path / "r.json"
+    done = subprocess.run(
+        [*COMMAND, str(machine(BYTES + OFF)), "--report", str(report)], capture_output=True, timeout=LONG
+    )
+    assert (done.returncode, done.stdout) == (0, TEXT + b"\1")
+    assert json.loads(report.read_text())["exits"]["io"] < 1.4 * len(TEXT)
+
+
+def test_the_last_byte_is_seen_though_the_guest_never_leaves_kvm_again(machine):
+    file = machine(BYTES + SPIN, f'expect: {{output: "\\x01", within: {LONG}s}}\n')
+    done = subprocess.run([*COMMAND, str(file)], capture_output=True, timeout=LONG)
+    assert (done.returncode, done.stdout) == (0, TEXT + b"\1"), done.stderr
+
+
+def test_the_last_byte_is_seen_of_a_guest_that_crashes(machine):
+    done = subprocess.run([*COMMAND, str(machine(BYTES + TRIPLE_FAULT))], capture_output=True, timeout=LONG)
+    assert (done.returncode, done.stdout) == (125, TEXT + b"\1"), done.stderr

@@ -36,7 +36,7 @@ first:  cmp     word [0x30100], 3
 """
 
 
-@pytest.fixture(params=["kernel", "user"])
+@pytest.fixture(params=["kernel", "split", "user"])
 def boot(request, tmp_path):
     """Boots a kernel of four CPUs: the process's status, its words, the report."""
 
@@ -128,3 +128,28 @@ def test_a_host_that_allows_fewer_cpus_says_so(monkeypatch):
         assert caught.value.status == 69
     finally:
         plan.memory.close()
+
+
+def test_every_byte_of_cpus_that_print_at_once_arrives(boot, tmp_path):
+    count, printed = 4000, tmp_path / "printed"
+    macro = f"""
+%macro  sends 1
+        mov     ecx, {count}
+%%next: mov     dx, 0x3fd
+%%wait: in      al, dx
+        test    al, 0x20
+        jz      %%wait
+        mov     dx, 0x3f8
+        mov     al, %1
+        out     dx, al
+        dec     ecx
+        jnz     %%next
+%endmacro
+"""
+    others = f"{macro} sends 'o'\n lock inc word [cs:0x102]\n cli\n hlt\n"
+    first = " sends 'f'\n.all: cmp word [0x30102], 3\n jne .all\n mov al, 0\n out 0xf4, al\n jmp $"
+    devices = f"[{{serial: {{port: com1, to: {printed}}}}}, {{debug-exit: {{port: 0xf4}}}}]"
+    status, said, _ = boot(others, first, "--timeout", f"{LONG}s", "--set", f"devices={devices}")
+    assert status == 0, said
+    text = printed.read_bytes()
+    assert (text.count(b"o"), text.count(b"f"), len(text)) == (3 * count, count, 4 * count)

@@ -1,4 +1,4 @@
-"""Interrupt controllers of pykvm's own under KVM (`interrupts: user`), driven by tiny guests."""
+"""Interrupt controllers under KVM, in the kernel, split, and pykvm's own, driven by tiny guests."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def image(code: str, *, long: bool) -> bytes:
     return bytes(whole)
 
 
-@pytest.fixture
-def run(tmp_path):
-    """Runs code to the machine's end: the status."""
+@pytest.fixture(params=["kernel", "split", "user"])
+def run(request, tmp_path):
+    """Runs code to the machine's end, with the controllers in each place: the status."""
 
     def run(code: str, *, long: bool = False, cpus: int = 1) -> int:
         (tmp_path / "code.bin").write_bytes(image(code, long=long))
         (tmp_path / "machine.yaml").write_text(
-            "memory: 1M\nbackend: kvm\ninterrupts: user\ndevices: [{debug-exit: {}}]\n"
+            f"memory: 1M\nbackend: kvm\ninterrupts: {request.param}\ndevices: [{{debug-exit: {{}}}}]\n"
             f"kernel: {{image: code.bin, format: flat, entry: {'long' if long else 'protected'}, "
             f"load: {CODE:#x}}}\n"
         )
@@ -165,10 +165,11 @@ def test_a_cpu_that_halts_for_ever_is_told(run):
     assert run(CLI + HALT) == 125
 
 
-def test_a_machine_goes_on_in_another_vm_in_the_middle_of_its_work(tmp_path):
+@pytest.mark.parametrize("place", ["split", "user"])
+def test_a_machine_goes_on_in_another_vm_in_the_middle_of_its_work(tmp_path, place):
     config = load(
         str(GUESTS / "ticks" / "machine.yaml"),
-        ["interrupts=user", f"devices=[{{serial: {{to: {tmp_path / 'out'}}}}}]"],
+        [f"interrupts={place}", f"devices=[{{serial: {{to: {tmp_path / 'out'}}}}}]"],
     )
     printed = bytearray()
     enough = threading.Event()

@@ -120,14 +120,35 @@ TCG_CANNOT: dict[str, str] = {
 }
 """Kernels that QEMU 7.2 can't run at all."""
 
+_NO_ESR = "the error status register is always 0"
+_ANY_EOI = "x2APIC's EOI takes a number that is not 0"
+
 KVM = {"unmapped": {"tables": "a page table where no memory is reads as none, or as what it maps"}}
 """Any KVM (seen: Linux 6.12, 6.18). On a fault in the page walk its emulator takes the table's address for
 that of the access, where both have the same offset in their pages."""
+
+KVM_BY_PLACE: dict[str, dict[str, dict[str, str]]] = {
+    "kernel": {
+        "deadline": {"eoi1": _ANY_EOI},
+        "lapic": {"esr": _NO_ESR},
+        "pic": {
+            "pollisr": "a poll leaves nothing in service",
+            "pollnone": "a poll gives 7 where nothing asks",
+        },
+    },
+    "split": {"deadline": {"eoi1": _ANY_EOI}, "lapic": {"esr": _NO_ESR}},
+}
+"""Any KVM's own interrupt controllers, by the value of `interrupts`."""
 
 KVM_CANNOT = {
     "nogdt": "KVM reads no descriptor where no memory is and begins the instruction again, for ever"
 }
 """Kernels that no KVM can run, also with QEMU in pykvm's place."""
+
+USER_CANNOT = {
+    "deadline": "with pykvm's own controllers KVM offers neither the TSC-deadline timer nor x2APIC mode"
+}
+"""Kernels that KVM can't run with `interrupts: user`."""
 
 TRANSLATED_CANNOT: dict[str, str] = {"smp": "translated machines have one CPU so far"}
 """Kernels that the translator can't run."""
@@ -141,11 +162,6 @@ LAB: dict[str, dict[str, str]] = {
     },
     "breakpoints": dict.fromkeys(("io", "ioip", "iodr6"), "no breakpoint on a port is raised"),
     "cpuid": {"brand": "no brand string"},
-    "deadline": {"eoi1": "x2APIC's EOI takes a number that is not 0"},
-    "pic": {
-        "pollisr": "a poll leaves nothing in service",
-        "pollnone": "a poll gives 7 where nothing asks",
-    },
     "sysenter": dict.fromkeys(("done64", "cs64", "ss64", "rsp64", "backcs64", "backsp64"), _NO_SYSENTER),
 }
 """KVM on AMD-V in the lab, beyond what its CPU, QEMU's, does in its own way: what was seen, not why."""
@@ -161,6 +177,7 @@ LAB_STATUS = {"control": 125, "rings": 125}
 """What else a kernel ends with there, also with QEMU in pykvm's place: VMRUN refuses what that CPU has loaded
 without #GP, a CS with both L and D (rings); and reserved bits of CR3 end in VMEXIT_INVALID (control)."""
 
+_ENDED = "a local APIC in such a KVM ends each interrupt as it gives it (QEMU sees that too)"
 _LATE = "interrupts come late: up to 1024 instructions are interpreted in a row"
 _NO_FPU = "x87 and SSE are not interpreted"
 _RING3 = "from ring 3 neither INT nor call gates work"
@@ -169,6 +186,7 @@ EMULATING_KVM: dict[str, dict[str, str]] = {
     "control": {"cr4high": _RESERVED},
     "cpuid": {"brand": "no brand string"},
     "crossing": {"untouched": "a write over two pages is half done where the second faults"},
+    "deadline": {"written": "a write of the time-stamp counter is not exact"},
     "flags": {
         "if3": "RF is set in the saved flags of a trap",
         **dict.fromkeys(("iret3", "iretflags", "iret0", "iretif"), "no IRET in ring 3"),
@@ -184,24 +202,33 @@ EMULATING_KVM: dict[str, dict[str, str]] = {
 }
 """A KVM that interprets ring 0, the public PVM driver."""
 
+EMULATING_KVM_BY_PLACE: dict[str, dict[str, dict[str, str]]] = {
+    "kernel": {
+        "ioapic": dict.fromkeys(("remoteirr", "again"), _ENDED),
+        "lapic": dict.fromkeys(("inservice", "ppr2", "same", "after"), _ENDED),
+    },
+    "split": {"lapic": dict.fromkeys(("inservice", "ppr2", "same", "after"), _ENDED)},
+}
+"""Such a KVM's local APICs, by the value of `interrupts`."""
+
+EMULATING_KVM_SPLIT_CANNOT = {
+    "ioapic": f"{_ENDED}: a level comes again before the next instruction, for ever; KVM's IOAPIC then waits"
+}
+"""Kernels that such a KVM can't run with `interrupts: split`."""
+
 EMULATING_KVM_CANNOT: dict[str, str] = {
     "breakpoints": "no breakpoints on data and ports",
-    "deadline": "a write of the time-stamp counter is not exact",
     "doublefault": "no task gate for a double fault",
     "exceptions32": _NO_FPU,
     "exceptions64": "no #UD for a VEX prefix without AVX",
     "fpumodes": _NO_FPU,
     "fxsave": _NO_FPU,
     "gates": _RING3,
-    "ioapic": _LATE,
     "ist": _RING3,
-    "lapic": _LATE,
     "lengths": "CMPXCHG8B of a register ends the run",
-    "nmi": _LATE,
     "pae": "paging on ends in a page fault",
     "paging32": "2-level paging doesn't work",
     "paging64": "no pages of 1 GiB",
-    "pic": _LATE,
     "rings": _RING3,
     "shadow": _LATE,
     "sse": _NO_FPU,

@@ -17,6 +17,10 @@ CPUS = {"smp": 4}
 """How many CPUs a kernel's machine has, where that is not one."""
 DISKS = ("boot-bios",)
 """Those that QEMU boots as a disk, by its own BIOS."""
+INTERRUPTED = (
+    *("deadline", "halt", "ioapic", "keyboard", "lapic", "nmi", "pic", "pit", "rtc", "shadow", "smp"),
+)
+"""Those about interrupts, which should come the same from controllers in each place."""
 STATUS = {"triple": 125}
 """How `pykvm boot` ends, where that is not 0."""
 

@@ -313,6 +313,22 @@ _TO_BE_PREFIXED = (
     with_operand(0x11F, (0,), 0),
     *(with_operand(0x1AE, (digit,), 4, registers=False, sized=False) for digit in (2, 3)),
 )
+
+
+def step_of_a_walk(rng: Random) -> Case:
+    """MOV by its own target, whose page another may have been before (emit_chase.py)."""
+    case = new_case(rng)
+    rex, reg = rng.choice((0, 8)), _register(rng)
+    displacement = rng.choice((0, 8, -128, rng.randrange(-(1 << 31), 1 << 31)))
+    mod = 2 if displacement not in (0, 8, -128) else 1 if displacement or reg & 7 == 5 else 0
+    code = bytes((0x8B, mod << 6 | (reg & 7) * 9)) + (b"\x24" if reg & 7 == 4 else b"")
+    code += displacement.to_bytes((0, 1, 4)[mod], "little", signed=True)
+    rex |= (reg >> 3) * 5
+    case.regs[reg] = target(rng, 8 if rex & 8 else 4) - displacement & M64
+    case.code = (bytes((0x40 | rex,)) if rex else b"") + code
+    return case
+
+
 FORMS: dict[str, Callable[[Random], Case]] = {
     "lea": lea,
     "push": by_register(0x50),
@@ -342,6 +358,7 @@ FORMS: dict[str, Callable[[Random], Case]] = {
     "crc32": crc32,
     "jump": jump,
     "direct": direct,
+    "step-of-a-walk": step_of_a_walk,
     "xlat": exchange_bytes,
     "movsxd": sign_extend,
     "prefixed": prefixed,

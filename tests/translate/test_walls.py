@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from struct import pack
+
 import pytest
 from compare import KINDS, make
 from walls import Walls
@@ -44,8 +46,24 @@ def test_every_access_is_the_contexts_or_was_looked_up(name, kind, opcode):
 
 
 _READ_4 = Lookup().code(0, 0, 4)
+_READ_8 = Lookup().code(0, 0, 8)
 _WRITE_4 = Lookup().code(0, 1, 4)
+# mov rsi, [rsi + 8] as emit_chase.py makes it, and ways to have it wrong.
+_CHASE = emitted(bytes.fromhex("488b7608"), 0, True, True)
+_HELD, _UNHELD = (pack("<i", SLOT[f"{name}_6"]) for name in ("held", "unheld"))
+_OTHER_HELD, _OTHER_UNHELD = (pack("<i", SLOT[f"{name}_7"]) for name in ("held", "unheld"))
+_MATCH = b"\xe3" + bytes((31,))
 BAD = {
+    "another addend held": _CHASE[:-11] + _CHASE[-11:].replace(_HELD, _OTHER_HELD),
+    "compared to another addend": _CHASE.replace(_UNHELD, _OTHER_UNHELD, 1),
+    "another addend noted": _CHASE.replace(_UNHELD, _OTHER_UNHELD).replace(_OTHER_UNHELD, _UNHELD, 1),
+    "an addend taken uncompared": _CHASE.replace(_MATCH, b"\xe3\x00"),
+    "an addend that isn't compared": _CHASE.replace(b"\x4a\x8d\x4c\x09\x01", b"\x4a\x8d\x4c\x09\x00"),
+    "an addend held for more bytes": _CHASE.replace(_READ_8, _READ_4),
+    "by the addend held to another address": _CHASE[:-1] + b"\x10",
+    "by the addend held from another register": _CHASE[:-3] + b"\x74\x39\x08",
+    "an addend held for the other ring": _CHASE.replace(_READ_8, Lookup().code(1, 0, 8)),
+    "the addend held": store_slot(0, SLOT["held_6"]),
     "nothing looked up": b"\x42\x8b\x04\x09",
     "another register": _READ_4 + b"\x8b\x00",
     "wider": _READ_4 + b"\x4a\x8b\x04\x09",
@@ -73,6 +91,13 @@ BAD = {
 @pytest.mark.parametrize("code", BAD.values(), ids=BAD)
 def test_the_reader_sees_what_is_wrong(code):
     assert Walls(0).read(code) != []
+
+
+def test_a_step_of_a_walk_is_by_an_addend_that_was_compared():
+    assert _MATCH in _CHASE
+    walls = Walls(0)
+    assert walls.read(_CHASE) == []
+    assert walls.accesses == 4
 
 
 @pytest.mark.parametrize("lookup, access", [(_READ_4, b"\x42\x8b\x04\x09"), (_WRITE_4, b"\x42\x89\x04\x09")])

@@ -52,7 +52,8 @@ _MISSES = {
     SLOT[f"miss_{user}{write}_{size}"]: (bool(write), size, user)
     for user in (0, 1) for write in (0, 1) for size in MISS_SIZES
 }  # fmt: skip
-_KEPT = tuple(SLOT[name] for name in (*POINTERS, *LOG_COUNTS, "cr3"))
+_HELD = tuple(SLOT[f"{name}_{register}"] for register in range(16) for name in ("held", "unheld"))
+_KEPT = (*(SLOT[name] for name in (*POINTERS, *LOG_COUNTS, "cr3")), *_HELD)
 """Slots that emitted code may only read."""
 _ADDENDS = (SLOT["addend_0"], SLOT["addend_1"])
 RCX, R9, RSP, RSI, RDI = x86.X86_REG_RCX, x86.X86_REG_R9, x86.X86_REG_RSP, x86.X86_REG_RSI, x86.X86_REG_RDI
@@ -84,6 +85,7 @@ class Walls:
         self.kept: dict[int, tuple[Found, int]] = {}  # context slots that hold an addend, and whose
         self.addend_of = 0  # the register whose value R9 was when RCX was found
         self.copy = 0  # the register that R9 is a copy of
+        self.sum: tuple[int, int] | None = None  # the register and displacement whose sum R9 is
         self.hosts: dict[int, Found] = {}
         self._tag: Found | None = None
         self._called: Found | None = None
@@ -92,9 +94,14 @@ class Walls:
 
     def read(self, code: bytes) -> list[str]:
         done = 0
-        for instruction in _MD.disasm(code, 0):
-            done = instruction.address + instruction.size
-            self._one(instruction)
+        left = list(_MD.disasm(code, 0))
+        while left:
+            count = self._step_of_a_walk(left)
+            if not count:
+                count = 1
+                self._one(left[0])
+            done = left[count - 1].address + left[count - 1].size
+            del left[:count]
         if done != len(code) and not _on_registers(code[done:]):
             self.problems.append(f"bytes that are no instruction at {done:#x}: {code[done:].hex()}")
         return self.problems
@@ -124,7 +131,57 @@ class Walls:
         if name in ("maskmovdqu", "maskmovq"):
             self.accesses += 1
             self._within(i, self.hosts.get(RDI), 0, 16 if name[-1] == "u" else 8, True)
+        made = self._sum(i, name)
+        written = (i.reg_name(reg) for reg in i.regs_access()[1])
+        if made is not None or any(_FAMILY.get(reg) not in (RCX, RSP) and reg != "rflags" for reg in written):
+            self.sum = made
         self._follow(i, name, found)
+
+    def _sum(self, i: capstone.CsInsn, name: str) -> tuple[int, int] | None:
+        """R9 becomes the sum of this register and displacement."""
+        if name not in ("lea", "mov") or i.operands[0].type != x86.X86_OP_REG or i.operands[0].reg != R9:
+            return None
+        source = i.operands[1]
+        if name == "mov":
+            return (source.reg, 0) if source.type == x86.X86_OP_REG else None
+        return (
+            None if source.mem.index or source.mem.base in (RCX, R9) else (source.mem.base, source.mem.disp)
+        )
+
+    def _step_of_a_walk(self, i: list[capstone.CsInsn]) -> int:
+        """How many instructions load by the addend that is held (emit_chase.py), all as they must be; else 0.
+
+        RCX has the addend that was looked up. The one that is held is taken only where their difference is 0,
+        else it becomes this one.
+        """
+        if self.pair is None or self.sum is None or len(i) < 12 or not i[0].op_str.startswith("r9, qword"):
+            return 0
+        if i[10].mnemonic != "mov" or i[11].mnemonic != "mov" or i[11].prefix[1]:
+            return 0
+        held, unheld = i[10].operands[-1].mem.disp, i[0].operands[-1].mem.disp
+        if (held, unheld) not in zip(_HELD[::2], _HELD[1::2], strict=True):
+            return 0
+        held_text, unheld_text = (f"qword ptr [rsp + {slot:#x}]" for slot in (held, unheld))
+        expected = (
+            ("mov", f"r9, {unheld_text}"), ("lea", "rcx, [rcx + r9 + 1]"), ("jrcxz", f"{i[10].address:#x}"),
+            ("not", "r9"), ("lea", "rcx, [rcx + r9]"), ("mov", f"{held_text}, rcx"),
+            ("mov", "r9, rcx"), ("not", "r9"), ("mov", f"{unheld_text}, r9"), ("jmp", f"{i[11].address:#x}"),
+            ("mov", f"rcx, {held_text}"),
+        )  # fmt: skip
+        if expected != tuple((each.mnemonic, each.op_str) for each in i[:11]):
+            return 0
+        to, source = i[11].operands
+        mem = source.mem
+        if source.type != x86.X86_OP_MEM:
+            return 0
+        if (mem.base, mem.index, mem.scale, mem.disp) != (RCX, self.sum[0], 1, self.sum[1]):
+            return 0
+        self.accesses += 1
+        self._within(i[11], self.pair, 0, source.size, False)
+        for reg in (RCX, R9, to.reg):
+            self._set(reg)
+        self.sum = None
+        return 12
 
     def _access(self, i: capstone.CsInsn, name: str, op: capstone.x86.X86Op) -> Found | None:
         mem = op.mem

@@ -87,7 +87,8 @@ def structures() -> Rows:
     rows: Rows = {}
     for name, made in structs.STRUCTS.items():
         rows |= layout(name, made)
-    for make in (structs.msrs, structs.msr_list, structs.cpuid2, structs.irq_routing):
+    lists = (structs.msrs, structs.msr_list, structs.cpuid2, structs.irq_routing, structs.coalesced_mmio_ring)
+    for make in lists:
         one = type(make(1))
         # The array at the end has one item here and any number there: sizeof() counts none.
         array, ctype = one._fields_[-1]

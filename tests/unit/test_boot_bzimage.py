@@ -135,10 +135,13 @@ def test_a_version_pointer_out_of_the_setup_code_gives_no_version():
 
 
 LYING = {
-    "zImage": ({"loadflags": 0}, "is a zImage"),
-    "old protocol": (
-        {"version": 0x201},
-        "speaks boot protocol 2.01 in a header of 123 bytes; pykvm needs 2.02",
+    "older protocol": (
+        {"version": 0x1FF},
+        "speaks boot protocol 1.255 in a header of 123 bytes; pykvm needs 2.00",
+    ),
+    "old protocol in a short header": (
+        {"version": 0x201, "jump_distance": 0x1C},
+        "speaks boot protocol 2.01 in a header of 45 bytes; pykvm needs 2.00",
     ),
     "no jump": ({"jump_opcode": 0xE9}, "its setup header is damaged: e9 6a at 0x200"),
     "jump back": ({"jump_distance": 0x80}, "its setup header is damaged: eb 80 at 0x200"),
@@ -210,6 +213,64 @@ def test_the_16_bit_entry_has_room_for_64_sectors():
     assert "bytes of real-mode code, and 32768 are the most" in refused(
         patch(WHOLE + bytes(0x8000), setup_sects=64, syssize=16), entry="real"
     )
+
+
+ZIMAGE = bzimage(PACKED, version=0x203, loadflags=0, code32_start=0x1000)
+CODE = 16 * b"\x90"
+
+
+def test_a_zimage_lies_where_its_setup_code_takes_it_from():
+    """boot.rst: a zImage at 0x10000, the real-mode code at 0x90000, its heap up to 0x9800 there."""
+    with loaded(ZIMAGE, cmdline="quiet") as (memory, entry):
+        assert (entry.mode, entry.address, entry.linux) == ("real", 0x90200, True)
+        assert memory.read(0x10000, 16) == CODE
+        assert memory.u32(0x90214) == 0x1000, "code32_start is the setup code's own"
+        assert (memory.u16(0x90224), entry.state["regs"]["rsp"]) == (0x9600, 0x9800)
+        assert memory.u32(0x90228) == 0x99800
+        assert memory.read(0x99800, 6) == b"quiet\0"
+        assert {entry.state["sregs"][name]["selector"] for name in ("ds", "es", "ss")} == {0x9000}
+
+
+def test_a_zimage_by_its_32_bit_entry_lies_where_its_setup_code_would_move_it():
+    with loaded(ZIMAGE, entry="protected") as (memory, entry):
+        assert (entry.mode, entry.address) == ("protected", 0x1000)
+        assert memory.read(0x1000, 16) == CODE
+        assert memory.u32(BOOT_PARAMS + 0x214) == 0x1000
+
+
+def test_a_zimage_with_a_payload_is_unpacked_by_pykvm():
+    with loaded(bzimage(PACKED, version=0x209, loadflags=0)) as (_, entry):
+        assert (entry.mode, entry.address) == ("long", MIB)
+
+
+def test_a_zimage_of_more_than_512_kib_has_no_place():
+    image = bzimage(LZO, version=0x203, loadflags=0) + bytes(0x80000)
+    assert "the real-mode code at 0x90000" in refused(image)
+
+
+@pytest.mark.parametrize("version", [0x200, 0x201])
+@pytest.mark.parametrize(("loadflags", "code_at"), [(0, 0x10000), (1, MIB)])
+def test_before_2_02_the_command_line_lies_in_the_setup_codes_segment(version, loadflags, code_at):
+    """boot.rst: the magic A33F at 0x20, the offset at 0x22, and setup_move_size covers it all."""
+    image = bzimage(PACKED, version=version, loadflags=loadflags)
+    with loaded(image, cmdline="quiet", initrds=[b"disk"]) as (memory, entry):
+        assert (entry.mode, entry.address) == ("real", 0x90200)
+        assert memory.read(code_at, 16) == CODE
+        assert (memory.u16(0x90020), memory.u16(0x90022)) == (0xA33F, 0x9800)
+        assert memory.read(0x99800, 6) == b"quiet\0"
+        assert memory.u16(0x90212) == 0x9800 + 6
+        assert memory.u8(0x90210) == 0xFF
+        assert bool(memory.u8(0x90211) & 0x80) == (version == 0x201), "CAN_USE_HEAP came with 2.01"
+        assert memory.read(memory.u32(0x90218), memory.u32(0x9021C)) == b"disk"
+    told = refused(image, entry="protected")
+    assert "whose only entry is that of the 16-bit setup code; set kernel.entry to real" in told
+    assert "255" in refused(image, cmdline="x" * 256)
+
+
+def test_a_header_without_linuxs_name_and_memory_is_entered_at_its_setup_code():
+    """GRUB's lnxboot.img: protocol 2.03, no version text, code32_start as Linux has it."""
+    with loaded(bzimage(PACKED, version=0x203, kernel_version=0)) as (_, entry):
+        assert (entry.mode, entry.linux) == ("real", False)
 
 
 @pytest.mark.parametrize("pref", [0xC000_0000, 1 << 63, (1 << 64) - 1, 0x90000])

@@ -73,7 +73,7 @@ def test_a_virtual_entry_is_entered_where_it_lies_physically():
 def test_memory_and_its_map_are_told():
     with loaded(kernel(), memory=16 * MIB) as (memory, entry):
         info = Info(memory, entry)
-        assert info.flags == 1 << 0 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9
+        assert info.flags == 1 << 0 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9 | 1 << 12
         assert (info.word(4), info.word(8)) == (639, 15 * 1024)
         at, end = info.word(48), info.word(48) + info.word(44)
         ranges = []
@@ -110,10 +110,19 @@ def test_without_modules_their_count_is_0():
         assert Info(memory, entry).word(20) == 0
 
 
-def test_no_disk_no_apm_and_no_screen_are_told():
-    with loaded(kernel(1 << 2)) as (memory, entry):
-        assert Info(memory, entry).flags & (1 << 1 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 12) == 0
-        assert entry.asks == ("a video mode (there is no screen)",)
+def test_no_disk_no_apm_and_no_vbe_are_told():
+    with loaded(kernel()) as (memory, entry):
+        assert Info(memory, entry).flags & (1 << 1 | 1 << 7 | 1 << 10 | 1 << 11) == 0
+
+
+@pytest.mark.parametrize("asked", [0, 1 << 2])
+def test_the_screen_is_text_whatever_mode_is_asked_for(asked):
+    """§3.3: for EGA text (type 2), characters of 16 bits and the bytes of a line are counted."""
+    with loaded(kernel(asked)) as (memory, entry):
+        info = Info(memory, entry)
+        assert info.flags & 1 << 12
+        assert struct.unpack("<QIIIBB", memory.read(info.base + 88, 22)) == (0xB8000, 160, 80, 25, 16, 2)
+        assert entry.asks == (("a video mode (the screen is text, 80x25)",) if asked else ())
 
 
 def test_a_bios_data_area_says_how_far_low_memory_goes():

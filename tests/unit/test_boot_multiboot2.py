@@ -116,7 +116,13 @@ def test_each_module_has_a_tag():
 
 def test_what_isnt_there_has_no_tag_though_it_is_asked_for():
     found = told(kernel(tag(1, 5, 7, 8, 10, 11, 12, 13, 16, 17, 18, 19, 20), tag(5, 1024, 768, 32)))
-    assert found.keys() == {0, 1, 2, 4, 6}
+    assert found.keys() == {0, 1, 2, 4, 6, 8}
+
+
+def test_the_screen_is_text_whatever_mode_is_asked_for():
+    """§3.6.12: for EGA text (type 2), characters of 16 bits and the bytes of a line are counted."""
+    for tags in ([], [tag(5, 1024, 768, 32)], [tag(4, 3)]):
+        assert struct.unpack("<QIIIBBH", told(kernel(*tags))[8]) == (0xB8000, 160, 80, 25, 16, 2, 0)
 
 
 def test_both_rsdps_are_copied_from_acpis_own():
@@ -138,7 +144,7 @@ def test_asks_are_told_in_words():
             "the memory map",
             "ACPI's new RSDP",
             "modules on page boundaries",
-            "a screen of 640x480x32 (there is no screen)",
+            "a screen of 640x480x32 (the screen is text, 80x25)",
         )
 
 
@@ -222,7 +228,7 @@ WRONG = {
     "odd request": (kernel(tag(1, 1, size=11)), "the information request has 3 bytes of 4-byte types"),
     "unknown tag": (kernel(tag(11)), "at 0x68 of the file: it requires tag 11, which pykvm doesn't know"),
     "unknown request": (kernel(tag(1, 6, 22)), "it requires information of type 22"),
-    "console": (kernel(tag(4, 1)), "it requires a console on a screen (flags tag, bit 0)"),
+    "console": (kernel(tag(4, 1)), "it requires a console (flags tag, bit 0) and knows no EGA text (bit 1)"),
     "no entry tag": (flat(entry=None), "an address tag (type 2) and no entry address tag (type 3)"),
     "entry outside": (flat(entry=MIB - 1), "entry_addr 0xfffff is outside the kernel"),
     "elf entry outside": (kernel(tag(3, 5)), "entry_addr 0x5 is outside the kernel"),

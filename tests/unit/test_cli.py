@@ -245,14 +245,17 @@ def test_check_says_in_words_what_would_be_booted(pykvm):
         "machine",
         "kernel",
         "entry",
+        "asks for",
         "cmdline",
         "device",
         "memory",
     ]
     for words in (
         "1 CPU (host), 64M of memory",
-        f"linux: bzimage, {boot_doubles.VERSION.decode()}",
-        "long mode at 0x100000",
+        f"linux: bzimage, Linux's own form, {boot_doubles.VERSION.decode()}",
+        "long mode at 0x100000; unpacked from gzip by pykvm",
+        "asks for  boot protocol 2.15\nasks for  3M of memory from 0x100000 on\n",
+        "asks for  an initrd below 0x80000000\nasks for  a command line of 2047 bytes or less\n",
         "com1, to terminal",
         "debug-exit at 0xf4",
         "the ACPI tables",
@@ -271,6 +274,7 @@ def test_check_json_says_what_lies_where(pykvm):
         "mode": "real",
         "entry": 0x1000,
         "cmdline": "",
+        "how": "",
         "asks": [],
     }
     assert told["placed"][0] == {

@@ -271,6 +271,8 @@ def test_a_kernel_image_alone_does_not_load_yaml():
         ("", "translate", "user", "user"),
         ("pit: none", "translate", "user", "none"),
         ("interrupts: user", "kvm", "user", "user"),
+        ("interrupts: split", "kvm", "split", "user"),
+        ("{interrupts: split, pit: none}", "kvm", "split", "none"),
         ("pit: user", "kvm", "kernel", "user"),
         ("{interrupts: user, pit: none}", "kvm", "user", "none"),
     ],
@@ -287,6 +289,7 @@ def test_what_a_file_leaves_open_the_back_end_settles(machine, more, backend, in
         ("backend: kvm", ""),
         ("interrupts: user", ""),
         ("pit: kernel", "pit: kernel"),
+        ("interrupts: split", "interrupts: split"),
         ("interrupts: kernel\npit: kernel", "interrupts: kernel and pit: kernel"),
     ],
 )

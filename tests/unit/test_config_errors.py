@@ -63,8 +63,13 @@ WRONG = [
          "and the back end is translate; write user, or leave it out")
         for key in ("interrupts", "pit")
     ],
-    (K + "interrupts: user\npit: kernel", "machine.yaml:3:6: pit: 'kernel' needs the interrupt controllers there, "
-     "and they are at user; write user, or leave it out"),
+    *[
+        (K + f"interrupts: {place}\npit: kernel", "machine.yaml:3:6: pit: 'kernel' needs the interrupt controllers "
+         f"there, and they are at {place}; write user, or leave it out")
+        for place in ("split", "user")
+    ],
+    (K + "backend: translate\ninterrupts: split", "machine.yaml:3:13: interrupts: 'split' is for KVM, "
+     "and the back end is translate; write user, or leave it out"),
     # aliases and tags
     (K + "a: *b", "machine.yaml:2:4: a: *b is not defined above; write the value out"),
     (K + "a: &b [*b]", "machine.yaml:2:8: a.0: *b stands inside of itself; write the value out"),
@@ -192,8 +197,8 @@ WRONG = [
          "pykvm starts kernels without firmware so far; write none")
         for word in ("bios", "OVMF.fd")
     ],
-    (K + "interrupts: split", "machine.yaml:2:13: interrupts: 'split' comes later: "
-     "all interrupt controllers are in one place so far; write kernel or user"),
+    (K + "interrupts: both", "machine.yaml:2:13: interrupts: 'both' is not a place for the interrupt controllers; "
+     "write kernel, split or user"),
     (K + "transport: mmio", "machine.yaml:2:12: transport: 'mmio' comes later: "
      "there is no virtio device yet that it could attach; write pci"),
     *[

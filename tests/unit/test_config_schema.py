@@ -116,7 +116,7 @@ def test_a_good_file_is_valid_by_the_schema(tmp_path, text):
         "{kernel: k, limits: {cpu: 50%}}",
         "{kernel: k, firmware: bios}",
         "{kernel: k, backend: qemu}",
-        "{kernel: k, interrupts: split}",
+        "{kernel: k, interrupts: both}",
         "{kernel: k, on: {reset: reboot}}",
         "{kernel: k, devices: {serial: {}}}",
         "{kernel: k, devices: [{}]}",

@@ -920,3 +920,19 @@ def test_a_driver_that_starts_after_one_that_polled_loses_nothing() -> None:
     typed.give()
     play(typed.port, f"{STARTUP} {SET_TERMIOS}")
     assert typed.read() == b"later"
+
+
+def test_who_keeps_bytes_back_is_told_when_each_brings_an_interrupt():
+    """DS 8.7: bit 1 of IER enables the interrupt of the empty THR."""
+    board = Board()
+    told = []
+    board.serial.on_etbei = told.append
+    board.outb(IER, IER_ERBFI)
+    board.outb(IER, IER_ERBFI | IER_ETBEI)
+    board.outb(IER, 0)
+    assert told == [False, True, False]
+    board.outb(IER, IER_ETBEI)
+    other = Board()
+    other.serial.on_etbei = told.append
+    other.serial.load(board.serial.save())
+    assert told[3:] == [True, True]

@@ -130,3 +130,23 @@ def test_the_shared_end_of_a_pipe_keeps_its_mode(loop, console, guest):
     assert os.get_blocking(reader)
     os.close(reader)
     os.close(writer)
+
+
+def test_what_was_typed_for_one_port_never_reaches_another(loop, console, guest):
+    """Two guests' ports by turns: what the first hasn't taken waits for it, and reading goes on."""
+    reader, writer = os.pipe()
+    connect(loop, console, reader)
+    os.write(writer, b"a" * 20)  # more than the port takes
+    loop.until(lambda: len(guest.fifo) == 16)
+    other = Guest(loop, Console(loop))
+    waiting = loop.call(lambda: console.input.turn(other))
+    assert waiting == b"a" * 4
+    os.write(writer, b"b" * 17)
+    loop.until(lambda: len(other.fifo) == 16)
+    back = loop.call(lambda: console.input.turn(guest, waiting))
+    assert back == b"b"
+    os.write(writer, b"c")
+    assert guest.read(21) == b"a" * 20 + b"c"
+    assert other.fifo == b"b" * 16
+    os.close(reader)
+    os.close(writer)

@@ -11,7 +11,8 @@ from doubles_loop import Guest, Loop
 from pykvm.terminal import output
 from pykvm.terminal.console import Console
 from pykvm.terminal.descriptor import own
-from pykvm.terminal.output import LIMIT
+from pykvm.terminal.output import LIMIT, Output
+from pykvm.terminal.tap import Tap
 
 
 @pytest.fixture
@@ -140,6 +141,102 @@ def test_many_bytes_wake_the_loop_few_times(loop, console, guest):
     before = loop.wakes
     guest.print(b"x" * 100_000)
     assert loop.wakes - before < 100_000 / 20
+
+
+class ByHand:
+    """A loop that a test steps: what is to be called next, and after which pauses."""
+
+    def __init__(self):
+        self.next = []
+        self.pauses = []
+
+    def post(self, action):
+        self.next.append(action)
+
+    def later(self, pause, action):
+        self.pauses.append(pause)
+        self.next.append(action)
+
+
+def test_the_longer_a_guest_prints_the_rarer_it_is_looked_at(monkeypatch):
+    monkeypatch.setattr(output, "PAUSE", 2)
+    monkeypatch.setattr(output, "LONGEST", 16)
+    loop = ByHand()
+    sink = Output(loop, Tap())
+    for _ in range(5):
+        sink.put(0x78)
+        loop.next.pop(0)()
+    loop.next.pop(0)()  # there is nothing more
+    assert loop.pauses == [2, 4, 8, 16, 16]
+    assert loop.next == []
+    sink.put(0x78)
+    loop.next.pop(0)()
+    assert loop.pauses[5:] == [2]
+
+
+class Stream:
+    """Bytes that wait while it is told to keep them."""
+
+    def __init__(self, sink):
+        self.is_kept = False
+        self.calls = []
+        self.waits = b""
+        self._sink = sink
+
+    def keep(self):
+        self.calls.append("keep")
+        self.is_kept = True
+
+    def deliver(self):
+        for byte in self.waits:
+            self._sink.put(byte)
+        self.waits = b""
+
+    def end(self):
+        self.calls.append("end")
+        self.deliver()
+        self.is_kept = False
+
+
+def test_bytes_are_kept_back_only_while_a_guest_prints_and_somebody_looks():
+    loop = ByHand()
+    sink = Output(loop, Tap())
+    sink.stream = stream = Stream(sink)
+    sink.put(0x61)
+    loop.next.pop(0)()
+    assert stream.calls == []  # a few bytes are no stream
+    sink.put(0x62)
+    loop.next.pop(0)()
+    assert stream.calls == ["keep"]
+    stream.waits = b"c"
+    loop.next.pop(0)()
+    assert sink._tap.tail() == "abc"
+    for _ in range(output.SILENT):
+        assert "end" not in stream.calls
+        loop.next.pop(0)()  # which is there: one looks as long as something may wait
+    assert stream.calls[-1] == "end"
+    assert loop.next == []
+
+
+def test_a_byte_that_comes_while_the_stream_ends_is_printed():
+    loop = ByHand()
+    sink = Output(loop, Tap())
+    sink.stream = stream = Stream(sink)
+    for _ in range(2):
+        sink.put(0x61)
+        loop.next.pop(0)()
+    for _ in range(output.SILENT - 1):
+        loop.next.pop(0)()
+    stream.deliver = lambda: None  # it comes after the look
+    end = stream.end
+
+    def last():
+        end()
+        sink.put(0x62)
+
+    stream.end = last
+    loop.next.pop(0)()
+    assert sink._tap.tail() == "aab"
 
 
 def test_a_silent_guest_wakes_nobody(loop, console, guest, pipe):
@@ -274,3 +371,22 @@ def test_the_end_brings_out_what_the_guest_still_held(loop, console, guest, pipe
     assert console.drain(None)
     reader.join()
     assert received[0].endswith(b"held back")
+
+
+def test_what_is_held_comes_later_in_order_and_only_its_end(loop, console, guest):
+    reader, writer = os.pipe()
+    loop.call(lambda: console.output.connect(*own(writer, os.O_WRONLY)))
+    guest.print(b"before ")
+    loop.call(console.output.hold)
+    guest.print(b"x" * (LIMIT + 100))
+    guest.print(b"held ")
+    loop.call(lambda: console.output.show(b"drawn "))
+    assert os.read(reader, 100) == b"before drawn "
+    loop.call(console.output.let_go)
+    guest.print(b"after")
+    got = b""
+    while not got.endswith(b"after"):
+        got += os.read(reader, LIMIT)
+    assert got == b"x" * (LIMIT - 5) + b"held after"
+    os.close(reader)
+    os.close(writer)

@@ -114,19 +114,13 @@ main:   say     "deadline:"
         rdmsr
         fact    "irr", eax
         gate    0x40, tick2
-        sti
-        nop
-        nop
-        cli
+        window
         fact    "self", [COUNT]
         mov     ecx, 0x830                      ; ICR, 64 bits, self
         mov     eax, 1 << 18 | 0x40
         xor     edx, edx
         wrmsr
-        sti
-        nop
-        nop
-        cli
+        window
         fact    "icr", [COUNT]
         mov     ecx, 0x80b
         mov     eax, 1

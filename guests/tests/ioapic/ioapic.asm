@@ -24,13 +24,6 @@ COUNT   equ own + 4
         mov     al, %2
         out     %1, al
 %endmacro
-%macro  window 0
-        sti
-        jmp     %%soon
-%%soon: nop
-        nop
-        cli
-%endmacro
 
 main:   say     "ioapic:"
         mov     dword [SVR], 0x1ff
@@ -101,8 +94,7 @@ main:   say     "ioapic:"
         fact    "level", [LAST]
         mov     dword [COUNT], 0
         mov     dword [EOI], 0
-        jmp     .go
-.go:    window
+        window
         fact    "again", [COUNT]
         out8    0x70, 0x0b                      ; no more of it
         in      al, 0x71

@@ -15,9 +15,7 @@ DEPTH   equ own + 16
 %macro  nmi 0
         mov     dword [ICR + 0x10], 0
         mov     dword [ICR], 4 << 8 | 1 << 14   ; NMI to this CPU, by its APIC ID
-        mov     eax, [ICR]
-        jmp     %%soon                          ; by now it has come
-%%soon: nop
+        wait_a_while
 %endmacro
 
 main:   say     "nmi:"
@@ -47,8 +45,7 @@ main:   say     "nmi:"
         gate    2, handler
         mov     dword [COUNT], 0
         mov     dword [ICR], 4 << 8 | 1 << 14
-        mov     ecx, 3
-.turn:  loop    .turn
+        wait_a_while
         fact    "more", [COUNT]
         finish
 
@@ -62,9 +59,8 @@ handler:
         mov     [EIP], eax
         jecxz   .done
 .send:  mov     dword [ICR], 4 << 8 | 1 << 14
-        mov     eax, [ICR]
         loop    .send
-        nop
+        wait_a_while
         mov     eax, [COUNT]
         mov     [NESTED], eax                   ; still the first
 .done:  pop     ecx
@@ -78,9 +74,8 @@ faulting:
         cmp     dword [COUNT], 1
         jne     .out
         mov     dword [ICR], 4 << 8 | 1 << 14
-        mov     eax, [ICR]
-        jmp     .ud
-.ud:    ud2                                     ; its IRET lets the second in, here
+        wait_a_while
+        ud2                                     ; its IRET lets the second in, here
         mov     eax, [COUNT]
         mov     [EIP], eax
 .out:   pop     eax

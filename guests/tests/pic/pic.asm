@@ -26,12 +26,6 @@ ORDER   equ own + 8
         out8    PIC1 + 1, %1
         out8    PIC2 + 1, %1
 %endmacro
-%macro  window 0                ; let what waits come in
-        sti
-        nop
-        nop
-        cli
-%endmacro
 
 main:   say     "pic:"
         mov     dword [0xfee000f0], 0x1ff

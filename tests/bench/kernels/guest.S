@@ -14,7 +14,25 @@
 #define DEBUG_EXIT 0xf4
 #define POST_PORT 0x80
 #define IOAPIC 0xfec00000
+#define VGA_TEXT 0xb8000
+#define CRTC 0x3d4
+#define COLUMNS 80
+#define ROWS 25
+#define SCREEN_END (VGA_TEXT + 2 * COLUMNS * ROWS)
+#define APIC 0xfee00000
+#define APIC_EOI 0xb0
+#define APIC_SVR 0xf0
+#define APIC_ICR 0x300
+#define APIC_ICR_HIGH 0x310
+#define INIT 0x4500
+#define SIPI 0x4600
+#define FIXED 0x4000
+#define VECTOR 0x40
+#define LOW_PAGE 0x8000 /* where the other CPU starts */
+#define CODE 0x10
+#define DATA 0x18
 #define NOTHING 0xd0000000
+#define STACK 0x70000
 
     .code32
     .globl start
@@ -72,6 +90,24 @@ start:
     out %al, %dx
     .endr
     .endm
+#elif defined VGA /* a character to the screen, which scrolls; the cursor follows at each line's end */
+    .macro work
+    mov %cl, %al
+    and $0x3f, %al
+    add $' ', %al
+    mov $7, %ah
+    stosw
+    cmp $SCREEN_END, %edi
+    jb 3f
+    call scroll
+3:
+    .endm
+#elif defined IPI /* an IPI to the other CPU, and its answer */
+    .macro work
+    movl $FIXED | VECTOR, APIC + APIC_ICR
+    sti
+    hlt /* until the answer, whose handler leaves interrupts off */
+    .endm
 #elif defined IDLE /* one halt with all interrupts masked but on: COUNT is 1 and never done */
     .macro work
     mov $0xff, %al
@@ -84,6 +120,7 @@ start:
 #endif
 
 entry:
+    mov $STACK, %esp
     mov $COM1 + FCR, %edx
     mov $FIFOS, %al
     out %al, %dx
@@ -91,6 +128,11 @@ entry:
     mov $'b', %al
     out %al, %dx
     xor %eax, %eax
+#if defined VGA
+    mov $VGA_TEXT, %edi
+#elif defined IPI
+    call two_cpus
+#endif
     mov $COUNT, %ecx
 1:  work
     dec %ecx
@@ -102,4 +144,98 @@ entry:
     out %al, $DEBUG_EXIT
     cli
     hlt
+
+#if defined VGA
+scroll: /* the rows move up, the last is blank, with the cursor at its begin */
+    mov %ecx, %ebp
+    mov $VGA_TEXT, %edi
+    lea 2 * COLUMNS(%edi), %esi
+    mov $COLUMNS * (ROWS - 1) / 2, %ecx
+    rep movsl
+    push %edi
+    mov $0x07200720, %eax
+    mov $COLUMNS / 2, %ecx
+    rep stosl
+    pop %edi
+    mov $CRTC, %edx
+    mov $0x0e | ((COLUMNS * (ROWS - 1)) & 0xff00), %eax
+    out %ax, %dx
+    mov $0x0f | ((COLUMNS * (ROWS - 1)) & 0xff) << 8, %eax
+    out %ax, %dx
+    mov %ebp, %ecx
+    ret
+#elif defined IPI
+two_cpus: /* start the other CPU; both get APIC, GDT, IDT, stack, and have interrupts off */
+    lgdt gdt_at
+    ljmp $CODE, $4f
+4:  lidt idt_at
+    movl $0x100 | 0xff, APIC + APIC_SVR
+    mov $answer, %eax
+    mov %ax, gate
+    shr $16, %eax
+    mov %ax, gate + 6
+    mov $low, %esi
+    mov $LOW_PAGE, %edi
+    mov $low_end - low, %ecx
+    rep movsb
+    movl $1 << 24, APIC + APIC_ICR_HIGH
+    movl $INIT, APIC + APIC_ICR
+    movl $SIPI | LOW_PAGE >> 12, APIC + APIC_ICR
+5:  pause
+    cmpl $0, ready
+    je 5b
+    ret
+
+answer: /* without iret, which no KVM that interprets ring 0 can: the frame goes, interrupts stay off */
+    movl $0, APIC + APIC_EOI
+    pop %eax
+    add $8, %esp
+    jmp *%eax
+
+    .code16
+low: /* what the other CPU begins with, in real mode at LOW_PAGE */
+    mov %cs, %ax
+    mov %ax, %ds
+    lgdtl gdt_at_low - low
+    mov %cr0, %eax
+    or $1, %al
+    mov %eax, %cr0
+    ljmpl $CODE, $second
+gdt_at_low:
+    .word gdt_end - gdt - 1
+    .long gdt
+low_end:
+
+    .code32
+second:
+    mov $DATA, %eax
+    mov %eax, %ds
+    mov %eax, %ss
+    mov $STACK - 0x1000, %esp
+    lidt idt_at
+    movl $0x100 | 0xff, APIC + APIC_SVR
+    movl $0, APIC + APIC_ICR_HIGH
+    movl $1, ready
+6:  sti
+    hlt
+    movl $FIXED | VECTOR, APIC + APIC_ICR
+    jmp 6b
+
+    .balign 8
+gdt:
+    .quad 0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+gdt_end:
+gdt_at:
+    .word gdt_end - gdt - 1
+    .long gdt
+    .balign 8
+gate: /* its handler's address is filled in: no relocation splits it */
+    .word 0, CODE, 0x8e00, 0
+gate_end:
+idt_at:
+    .word gate_end - gate - 1 + 8 * VECTOR
+    .long gate - 8 * VECTOR
+ready:
+    .long 0
+#endif
 end:

@@ -2,14 +2,17 @@
  *
  *     kvmloop IMAGE             with KVM's interrupt controllers
  *     kvmloop IMAGE user        without, as pykvm has it with `interrupts: user`
+ *     kvmloop IMAGE two         with them and a second CPU, which may do nothing that leaves KVM
  *
  * Runs a kernel made of guest.S: port 0x80 and memory that isn't there keep what was written last, com1 goes to
  * standard output, debug-exit ends it.
  *
  * Source: Documentation/virt/kvm/api.rst. */
 #include <err.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,6 +29,13 @@ static int check(int result, const char *what) {
     return result;
 }
 
+static void *second(void *descriptor) {
+    int vcpu = *(int *)descriptor;
+    for (;;)
+        if (ioctl(vcpu, KVM_RUN, 0) == 0 || errno != EAGAIN) /* which INIT makes of a wait for SIPI */
+            errx(70, "the second CPU left KVM");
+}
+
 int main(int argc, char **argv) {
     int file = check(open(argv[1], O_RDONLY), argv[1]);
     int kvm = check(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");
@@ -37,7 +47,8 @@ int main(int argc, char **argv) {
     check(read(file, ram + LOAD, RAM - LOAD), "read");
     struct kvm_userspace_memory_region region = {.memory_size = RAM, .userspace_addr = (uint64_t)ram};
     check(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region), "KVM_SET_USER_MEMORY_REGION");
-    if (argc < 3)
+    const char *option = argc > 2 ? argv[2] : "";
+    if (strcmp(option, "user"))
         check(ioctl(vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
     int vcpu = check(ioctl(vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
     int size = check(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
@@ -53,6 +64,14 @@ int main(int argc, char **argv) {
     struct kvm_regs regs = {.rflags = 2};
     memcpy(&regs.rip, ram + LOAD + ENTRY_FIELD, 4);
     check(ioctl(vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");
+
+    int other;
+    pthread_t thread;
+    if (!strcmp(option, "two")) {
+        other = check(ioctl(vm, KVM_CREATE_VCPU, 1), "KVM_CREATE_VCPU");
+        if ((errno = pthread_create(&thread, 0, second, &other)))
+            err(69, "pthread_create");
+    }
 
     uint8_t *page = (uint8_t *)run;
     uint64_t kept = 0;
