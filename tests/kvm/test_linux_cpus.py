@@ -10,11 +10,10 @@ from booting import boot, initrd
 
 pytestmark = [pytest.mark.fast_kvm, pytest.mark.images("debian")]
 
-CPUS = 8
 # Field 39 of stat is the CPU that the process was on last (proc(5)).
-SCRIPT = f"""#!/bin/sh
+SCRIPT = """#!/bin/sh
 echo there are $(nproc)
-for cpu in $(seq 0 {CPUS - 1}); do
+for cpu in $(seq 0 $(($(nproc) - 1))); do
     set -- $(taskset -c $cpu cat /proc/self/stat)
     shift 38
     echo ran on $1
@@ -24,15 +23,16 @@ poweroff
 """
 
 
-def test_debian_runs_programs_on_each_of_eight_cpus(tmp_path):
+@pytest.mark.parametrize(("cpus", "interrupts"), [(8, "kernel"), (4, "split"), (4, "user")])
+def test_debian_runs_programs_on_each_of_its_cpus(tmp_path, cpus, interrupts):
     extra, report = initrd(tmp_path / "extra.cpio", run_sh=SCRIPT), tmp_path / "r.json"
-    settings = ("backend=kvm", f"cpus={CPUS}", f"kernel.initrd.1={extra}")
+    settings = ("backend=kvm", f"cpus={cpus}", f"interrupts={interrupts}", f"kernel.initrd.1={extra}")
     words = [word for each in settings for word in ("--set", each)]
     done = boot("debian", *words, "--append", "quiet", "--report", report)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"there are {CPUS}\n" in done.stdout.replace("\r", "")
-    assert re.findall(r"ran on (\d+)", done.stdout) == [str(cpu) for cpu in range(CPUS)]
+    assert f"there are {cpus}\n" in done.stdout.replace("\r", "")
+    assert re.findall(r"ran on (\d+)", done.stdout) == [str(cpu) for cpu in range(cpus)]
     ticks = re.search(r"LOC:((?: +\d+)+)", done.stdout)
-    assert ticks and len(ticks[1].split()) == CPUS
+    assert ticks and len(ticks[1].split()) == cpus
     assert all(int(count) for count in ticks[1].split())
     assert json.loads(report.read_text())["outcome"] == "poweroff"
