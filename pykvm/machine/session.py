@@ -9,6 +9,7 @@ from errno import ECONNRESET, EPIPE
 from functools import partial
 
 from pykvm.errors import HostError
+from pykvm.libc.signals import only_interrupt
 from pykvm.machine import verdict
 from pykvm.machine.panic import PanicWatch
 from pykvm.machine.vcpu import KICK
@@ -94,7 +95,8 @@ class Session:
     def run(self) -> Cause:
         """Let the machine run to its end, and say how it ended. Main thread only."""
         before = {number: signal.signal(number, self._on_signal) for number in NOTED}
-        before[KICK] = signal.signal(KICK, _nothing)
+        before[KICK] = signal.getsignal(KICK)
+        only_interrupt(KICK)  # a kick has done its work when it has interrupted the system call
         wakeup = signal.set_wakeup_fd(self.machine.event.writer, warn_on_full_buffer=False)
         try:
             for console in self.machine.consoles.values():
@@ -350,7 +352,3 @@ class Session:
 
 def _panic_cause(panic: str) -> Cause:
     return verdict.crash("panic", f"the guest's kernel panicked: {panic}", line=panic)
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    """A kick has done its work when it has interrupted the system call."""
