@@ -40,11 +40,7 @@ PORTS = 8
 RBR = THR = DLL = 0
 IER = DLM = 1
 IIR = FCR = 2
-LCR = 3
-MCR = 4
-LSR = 5
-MSR = 6
-SCR = 7
+LCR, MCR, LSR, MSR, SCR = 3, 4, 5, 6, 7
 
 IER_ERBFI = 0x01  # received data available
 IER_ETBEI = 0x02  # transmitter holding register empty
@@ -62,19 +58,13 @@ IIR_NONE = 0x01
 IIR_FIFOS = 0xC0
 
 FCR_ENABLE = 0x01
-FCR_RESET_RCVR = 0x02
-FCR_RESET_XMIT = 0x04
+FCR_RESET_RCVR, FCR_RESET_XMIT = 0x02, 0x04
 TRIGGER_LEVELS = (1, 4, 8, 14)  # by FCR bits 7:6
 FIFO_DEPTH = 16
 
-LCR_BREAK = 0x40
-LCR_DLAB = 0x80
+LCR_BREAK, LCR_DLAB = 0x40, 0x80
 
-MCR_DTR = 0x01
-MCR_RTS = 0x02
-MCR_OUT1 = 0x04
-MCR_OUT2 = 0x08
-MCR_LOOP = 0x10
+MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 0x01, 0x02, 0x04, 0x08, 0x10
 MCR_BITS = 0x1F
 
 LSR_DR = 0x01
@@ -127,6 +117,9 @@ class Serial:
         self.on_rx_room: Callable[[], None] | None = None
         self.on_etbei: Callable[[bool], None] = lambda enabled: None
         """Called when IER is written: whether a byte for THR brings an interrupt from now on."""
+        self.on_lsr: Callable[[int], None] = lambda lsr: None
+        """Called with what LSR has become, or 0 where writes of THR go elsewhere than to the sink."""
+        self._told = NOTHING_NEW
         self._irq = irq
         self._put = out.put
         self._ier = 0
@@ -248,6 +241,13 @@ class Serial:
         self._straight = not (self._lcr & (LCR_DLAB | LCR_BREAK) or self._mcr & MCR_LOOP or self._unsent)
         self._depth = FIFO_DEPTH if self._fcr & FCR_ENABLE else 1
         self._trigger = TRIGGER_LEVELS[self._fcr >> 6] if self._fcr & FCR_ENABLE else 1
+        self._tell()
+
+    def _tell(self) -> None:
+        lsr = self._lsr if self._straight else 0
+        if lsr != self._told:
+            self._told = lsr
+            self.on_lsr(lsr)
 
     def _send(self, byte: int) -> None:
         """A byte for THR that does not go straight to the sink, or that the sink did not take."""
@@ -425,6 +425,7 @@ class Serial:
 
     def _update(self) -> None:
         """The line follows the sources. On a PC, OUT2 opens it; loopback forces OUT2 off (§8.8)."""
+        self._tell()
         level = self._mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 and self._source() != IIR_NONE
         if level != self._level:
             self._level = level

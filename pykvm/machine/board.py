@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pykvm.machine.machine import Machine
     from pykvm.memory import GuestMemory
     from pykvm.terminal.console import Console
+    from pykvm.translate.keptbytes import KeptBytes
 
 
 def fit(
@@ -53,7 +54,7 @@ def fit(
     memory: GuestMemory,
     *,
     own_pit: bool,
-    coalesced: CoalescedWrites | None = None,
+    coalesced: CoalescedWrites | KeptBytes | None = None,
 ) -> None:
     """Put the devices of ``machine`` in their places, from the timer chip (``own_pit``: ours) on."""
     config = machine.config
@@ -119,7 +120,7 @@ def fit(
             console.output.stream = None
             if coalesced is not None:
                 console.output.stream = stream = Stream(coalesced, port + serial.THR)
-                uart.on_etbei = stream.urgent
+                uart.on_etbei, uart.on_lsr = stream.urgent, stream.status
             part(device.port, uart, port, serial.PORTS)
         elif isinstance(device, DebugExitConfig):
             end = DebugExit(lambda value: machine.post(verdict.debug_exit(value)))

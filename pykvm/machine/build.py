@@ -128,13 +128,15 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
     from pykvm.machine.controllers import Controllers
     from pykvm.translate import features
     from pykvm.translate.cpu import TranslatedCpu
+    from pykvm.translate.keptbytes import KeptBytes
 
     config, memory = machine.config, plan.memory
     ports, mmio = PortBus(), MemoryBus()
     controllers = Controllers(machine.clock, ports, mmio, machine.devices)
 
     lines = IsaLines(controllers.input)
-    board.fit(machine, ports, mmio, lines, memory, own_pit=config.pit != "none")
+    kept = KeptBytes(ports)
+    board.fit(machine, ports, mmio, lines, memory, own_pit=config.pit != "none", coalesced=kept)
 
     # CPUs.
     entries = cpuid.with_clocks(features.cpuid(config.cpus), TIMER_HZ, tsc_hz)
@@ -145,6 +147,7 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
         )
         machine.add_cpu(cpu)
         cpu.connect(controllers.add_apic(index, cpu, asked, cpu.tsc, tsc_hz))
+        kept.add(cpu.core)
         if index == 0:
             machine.cpuid_asked = machine.cpuid_seen = asked
             cpu.load(plan.entry.state)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pykvm.kvm.ring import Ring
     from pykvm.kvm.run import RunPage
     from pykvm.kvm.vm import Vm
+    from pykvm.translate.keptbytes import KeptBytes
 
 
 class CoalescedWrites:
@@ -33,6 +34,9 @@ class CoalescedWrites:
         self._vm = vm
         self._ports = ports
         self._ring: Ring | None = None
+
+    most = 0
+    """Bytes that may be in the ring unseen: a guest that asks for room has left KVM to ask."""
 
     def deliver(self) -> None:
         """Carry out what is in the ring."""
@@ -51,6 +55,13 @@ class CoalescedWrites:
         self.writers[port] = self._ports.writer(port, 1)  # first: a vCPU that leaves the guest is to look
         self._vm.coalesce(port)
 
+    def status(self, port: int, lsr: int) -> None:
+        """The serial port's LSR has become ``lsr``. Whoever asks for it leaves KVM."""
+
+    def stop(self, port: int) -> None:
+        """No more; here the same as the end."""
+        self.end(port)
+
     def end(self, port: int) -> None:
         """No more; and none is left in the ring."""
         self._vm.coalesce(port, on=False)
@@ -61,7 +72,8 @@ class CoalescedWrites:
 class Stream:
     """What is written to one port; ``Output`` says when it is much."""
 
-    def __init__(self, writes: CoalescedWrites, port: int) -> None:
+    def __init__(self, writes: CoalescedWrites | KeptBytes, port: int) -> None:
+        self.most = writes.most
         self._writes = writes
         self._port = port
         self._is_urgent = False
@@ -80,10 +92,19 @@ class Stream:
         """Bring what was kept."""
         self._writes.deliver()
 
+    def stop(self) -> None:
+        """Keep no more; what was kept is still to be brought."""
+        if self.is_kept:
+            self._writes.stop(self._port)
+
     def end(self) -> None:
         """Keep no more, and bring what was kept."""
         if self.is_kept:
             self._writes.end(self._port)
+
+    def status(self, lsr: int) -> None:
+        """LSR has become ``lsr``."""
+        self._writes.status(self._port, lsr)
 
     def urgent(self, on: bool) -> None:
         """Whether something follows at once from what is written."""

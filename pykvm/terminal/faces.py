@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     class Stream(Protocol):
         """Where a port's bytes come from, and may be kept back while there are many."""
 
+        most: int
+        """Bytes that may wait, of which the guest has not seen whether there was room for them."""
+
         @property
         def is_kept(self) -> bool:
             """Whether bytes may wait until ``deliver`` is called."""
@@ -44,6 +47,10 @@ if TYPE_CHECKING:
 
         def deliver(self) -> None:
             """Bring those that wait."""
+            ...
+
+        def stop(self) -> None:
+            """Keep no more back; those that wait are still to be brought."""
             ...
 
         def end(self) -> None:

@@ -51,6 +51,7 @@ class Output:
         self._fresh = bytearray()  # from the guest, not yet looked at
         self._pending = bytearray()  # on its way to the descriptor
         self._space = LIMIT  # how much _fresh may hold
+        self._reserve = 0  # and how much more, for what the guest's port keeps back
         self._held: bytearray | None = None  # instead of there
         self._refused = False
         self._idle = True  # nobody is going to look at _fresh
@@ -64,7 +65,7 @@ class Output:
     def put(self, byte: int) -> bool:
         """Take a byte, or refuse it: then ``on_room`` is called when there is room again."""
         fresh = self._fresh
-        if len(fresh) >= self._space:
+        if len(fresh) >= self._space and not self._open_reserve():
             if not self._refused:
                 self._refused = True
                 self._loop.post(self.flush)
@@ -174,13 +175,21 @@ class Output:
         stream.deliver()
         if self._fresh:
             self._silent = 0
-            if self._pause:
+            if self._pause and len(self._pending) < LIMIT // 2:  # by far enough room for what may be kept
                 stream.keep()
         else:
             self._silent += 1
             if self._silent >= SILENT:
                 stream.end()
         return stream.is_kept
+
+    def _open_reserve(self) -> bool:
+        """Nothing is kept back any more; for what was, there is room. Whether there was a reserve."""
+        reserve, self._reserve = self._reserve, 0
+        if reserve and self.stream is not None:
+            self._space += reserve
+            self.stream.stop()
+        return bool(reserve)
 
     def _take_fresh(self) -> None:
         batch = bytes(self._fresh)
@@ -221,7 +230,9 @@ class Output:
                 self.on_lost(error)
 
     def _make_room(self) -> None:
-        self._space = LIMIT if self._lossy else LIMIT - len(self._pending)
+        stream = self.stream
+        self._reserve = stream.most if stream is not None and stream.is_kept else 0
+        self._space = LIMIT - self._reserve - (0 if self._lossy else len(self._pending))
         if self._refused and len(self._fresh) < self._space:
             self._refused = False
             if self.on_room is not None:

@@ -102,7 +102,8 @@ SLOT |= _slots(
     *("local_log", "global_log", "user_log", "check_log"),  # how many entries each log has
     "host_mxcsr",
     *("tr_base", "tr_limit"),  # of a TSS that may have a bitmap of ports; else the limit is 0
-    *("port", "length", "late"),  # see ports.py
+    *("port", "length", "late", "answer"),  # see ports.py
+    *("kept_port", "kept_first", "kept_last"),
     *("mask_31", "mask_63"),  # constants, for those instructions that take them from memory only
     *(f"{name}_{register}" for register in range(16) for name in ("held", "unheld")),  # see emit_chase.py
 )
@@ -152,6 +153,9 @@ LARGE = _at  # a byte for each value of address bits 21 to 36: a large page is i
 _at += ENTRIES
 LATCHES = _at  # a byte for each port: the sizes of writes that only the last counts of
 _at += 0x10000
+KEPT_SIZE = 1024
+KEPT = _at  # a ring of bytes for the port whose writes are kept
+_at += KEPT_SIZE
 CONTEXT_SIZE = _at
 
 # Tags. A valid one is 0xF000 less the page's address: added to an address and the access's size less 1 it

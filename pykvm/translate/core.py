@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pykvm.devices.bus import MemoryBus, PortBus
     from pykvm.devices.lapic import LocalApic
     from pykvm.memory import GuestMemory
+    from pykvm.translate.keptbytes import KeptBytes
 
 ITERATIONS = 4096  # of a repeated string instruction, in one call of the interpreter
 BOUNCE_CODE = 256  # bytes of code for one instruction
@@ -81,6 +82,7 @@ class Core:
     ) -> None:
         self.lock = lock
         self.apic: LocalApic | None = None
+        self.kept: KeptBytes | None = None
         self.nmi_waits = False
         self._entries = {(e["function"], e["index"] if e["flags"] & 1 else -1): e for e in entries}
         self._rdtsc = Rdtsc()

@@ -15,6 +15,7 @@ from pykvm.translate.context import SLOT
 from pykvm.translate.decode import decode
 from pykvm.translate.deviceaccess import DeviceAccesses
 from pykvm.translate.lookup import jump_index
+from pykvm.translate.ports import KEPT
 from pykvm.x86.exceptions import GP, Fault
 from pykvm.x86.paging import WRITE, canonical
 
@@ -290,13 +291,16 @@ class Exits:
         return InternalError(text, where="translate")
 
     def take_late(self) -> None:
-        """Give the write that emitted code has kept back to its device."""
+        """Give the writes that emitted code has kept back to their devices."""
         words = self.core.words
         late, words[W_LATE] = words[W_LATE], 0
         size = late >> 16 & 7
-        write, place = self._ports.writer(late & 0xFFFF, size)
         with self.core.lock:
-            write(place, size, late >> 32 & MASKS[size])
+            if size:
+                write, place = self._ports.writer(late & 0xFFFF, size)
+                write(place, size, late >> 32 & MASKS[size])
+            if late & KEPT and self.core.kept is not None:
+                self.core.kept.deliver()
 
     def find_latches(self) -> None:
         """Tell emitted code which ports only the last write counts of."""

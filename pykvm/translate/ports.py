@@ -1,14 +1,19 @@
-"""IN and OUT in machine code: who may use the port, and writes to latches, which are kept back.
+"""IN and OUT in machine code: who may use the port, and what goes without Python.
 
 Of writes to a latch (devices/bus.py) only the last counts, and it may come late. It stays in the context's
 slot ``late`` (its number as ``port`` has it, and in bits 32 up the value) until emitted code leaves: Python
 gives it to the device before it does anything else.
+
+Bytes for one port, ``kept_port``, go into a ring: Python (keptbytes.py) takes them from ``kept_first`` on,
+emitted code puts them at ``kept_last``. KEPT in ``late`` says that there may be some. Reads of another are
+answered: ``answer`` is that port's number, and in bits 32 up what it gives. All these numbers are as ``port``
+has them, 0 is none.
 """
 
 from __future__ import annotations
 
 from pykvm.translate import context
-from pykvm.translate.context import SLOT
+from pykvm.translate.context import KEPT_SIZE, SLOT
 from pykvm.translate.encode import ADD, AND, CMP, OR, R9, RAX, RCX, RSP, SHR, SUB, Mem
 from pykvm.translate.routines import slot
 from pykvm.x86.registers import RFLAGS_IOPL
@@ -17,6 +22,8 @@ from pykvm.x86.segments import TSS_IO_MAP_BASE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.translate.routines import Routines
+
+KEPT = 1 << 31
 
 
 def access(asm: Routines, name: str, user: int) -> None:
@@ -30,9 +37,47 @@ def access(asm: Routines, name: str, user: int) -> None:
     if user:
         _permission(asm, name)
     if name == "out":
+        _keep(asm, user)
         _latch(asm, user)
+    else:
+        _answer(asm, user)
     asm.restore_flags()
     asm.jump(f"then-port-{name}")
+
+
+def _keep(asm: Routines, user: int) -> None:
+    """Put the byte into the ring, if the port is the one, and there is room."""
+    other = f"out-not-kept-{user}"
+    asm.mov(RCX, slot("port"), wide=False)
+    asm.alu(CMP, RCX, slot("kept_port"), wide=False)
+    asm.jump_if("ne", other)
+    asm.mov(R9, slot("kept_last"), wide=False)
+    asm.alu_number(AND, R9, KEPT_SIZE - 1, wide=False)
+    asm.lea(RCX, Mem(R9, 1))
+    asm.alu_number(AND, RCX, KEPT_SIZE - 1, wide=False)
+    asm.alu(CMP, RCX, slot("kept_first"), wide=False)
+    asm.jump_if("e", other)
+    asm.mov_byte(Mem(RSP, context.KEPT, R9), RAX)
+    asm.mov(slot("kept_last"), RCX, wide=False)
+    asm.mov(RCX, slot("late"), wide=False)
+    asm.alu_number(OR, RCX, KEPT, wide=False)
+    asm.mov(slot("late"), RCX, wide=False)
+    asm.restore_flags()
+    asm.jump_to(slot("block_return"))
+    asm.label(other)
+
+
+def _answer(asm: Routines, user: int) -> None:
+    """AL = the answer, if the port has one."""
+    other = f"in-not-answered-{user}"
+    asm.mov(RCX, slot("port"), wide=False)
+    asm.alu(CMP, RCX, slot("answer"), wide=False)
+    asm.jump_if("ne", other)
+    asm.load_byte(RCX, Mem(RSP, SLOT["answer"] + 4))
+    asm.op(0x8A, RAX, RCX, wide=False, byte=True)
+    asm.restore_flags()
+    asm.jump_to(slot("block_return"))
+    asm.label(other)
 
 
 def _latch(asm: Routines, user: int) -> None:

@@ -48,6 +48,7 @@ _TABLES = {
     context.PAGE_CHECKS: (4, ENTRIES),
     context.LARGE: (1, ENTRIES),
     context.LATCHES: (1, 0x10000),
+    context.KEPT: (1, context.KEPT_SIZE),
 }
 """By where they lie: an entry's bytes, and how many there are."""
 

@@ -177,7 +177,8 @@ def test_the_longer_a_guest_prints_the_rarer_it_is_looked_at(monkeypatch):
 class Stream:
     """Bytes that wait while it is told to keep them."""
 
-    def __init__(self, sink):
+    def __init__(self, sink, most=0):
+        self.most = most
         self.is_kept = False
         self.calls = []
         self.waits = b""
@@ -191,6 +192,10 @@ class Stream:
         for byte in self.waits:
             self._sink.put(byte)
         self.waits = b""
+
+    def stop(self):
+        self.calls.append("stop")
+        self.is_kept = False
 
     def end(self):
         self.calls.append("end")
@@ -390,3 +395,47 @@ def test_what_is_held_comes_later_in_order_and_only_its_end(loop, console, guest
     assert got == b"x" * (LIMIT - 5) + b"held after"
     os.close(reader)
     os.close(writer)
+
+
+def printing(sink, loop):
+    """A guest that prints, whose bytes are kept."""
+    for byte in b"ab":
+        sink.put(byte)
+        loop.next.pop(0)()
+    assert sink.stream.is_kept
+
+
+def test_there_is_room_for_what_was_kept_when_the_reader_takes_nothing():
+    loop = ByHand()
+    sink = Output(loop, Tap())
+    sink.stream = stream = Stream(sink, most=1024)
+    printing(sink, loop)
+    accepted = 0
+    while stream.is_kept:
+        assert sink.put(0x63)
+        accepted += 1
+    assert stream.calls[-1] == "stop"
+    left = 0
+    while sink.put(0x64):
+        left += 1
+    assert left + 1 >= stream.most  # the one that found no room but the reserve was kept, too
+    assert accepted + left == output.LIMIT
+
+
+def test_nothing_is_kept_back_while_much_waits_for_a_slow_reader(pipe):
+    _, writer = pipe
+    loop = ByHand()
+    loop.add = loop.remove = lambda *given, **named: None
+    sink = Output(loop, Tap())
+    sink.connect(writer, never_waits=False)
+    sink.stream = stream = Stream(sink, most=1024)
+    while not sink.waits or sink.put(0x61):  # until the pipe is full, and no more is taken here
+        sink.put(0x61)
+        if loop.next:
+            loop.next.pop(0)()
+    stream.end()
+    stream.calls.clear()
+    sink.put(0x62)
+    loop.next.pop(0)()
+    assert "keep" not in stream.calls
+    sink.disconnect()
