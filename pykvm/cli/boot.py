@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 QUIET = (verdict.SUCCESS, verdict.SIGNAL + 2, verdict.SIGNAL + 13)
 """No word on these: all went well, someone pressed Ctrl-C, or who read our output has enough of it."""
+SCREENFUL = 20
+"""Lines of a post-mortem; behind more, the verdict is said again, where a terminal stands at the end."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -152,6 +154,8 @@ class Boot:
         general = cause.remedy and not (post_mortem and cause.status == verdict.CRASH)
         lines.append(f"{sentence}; {cause.remedy}" if general else sentence)
         lines += (f"pykvm: {line}" for line in post_mortem)
+        if len(post_mortem) > SCREENFUL:
+            lines.append(f"pykvm: in short: {cause.sentence} (status {cause.status})")
         _say("\n".join(lines))
 
     def close(self) -> None:

@@ -86,6 +86,7 @@ def check(name: str, ended: Ended) -> None:
     assert lines[1].startswith("pykvm: what happened: "), said
     assert bug.words in lines[1], said
     assert f"at rip {place:#x}:" in lines[1], said
+    assert lines[-1] == f"pykvm: in short: {lines[0].removeprefix('pykvm: ')} (status 125)"
     fault = crash["fault"]
     assert (fault["vector"], fault["error"], fault["rip"]) == (bug.exception, bug.error, place), said
     assert fault["reason"] == bug.reason
