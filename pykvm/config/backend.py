@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 IN_KERNEL = ("interrupts", "pit")
 """The keys some of whose values, ``ONLY_KVM``, only KVM can give."""
 ONLY_KVM = ("kernel", "split")
-ONE_CPU = "translated machines have one CPU so far"
 
 
 def check(config: MachineConfig, root: Node) -> None:
@@ -28,8 +27,6 @@ def check(config: MachineConfig, root: Node) -> None:
             f"'{cpus.max}' is less than the {cpus.count} CPUs that the machine starts with",
             f"write a number from {cpus.count} on, or leave it out",
         )
-    if config.backend == "translate" and cpus.count > 1:
-        raise root.nearest("cpus.count").error("cpus", ONE_CPU, "write 1, or backend: kvm")
     for key in IN_KERNEL:
         value = getattr(config, key)
         if config.backend == "translate" and value in ONLY_KVM:
@@ -54,8 +51,6 @@ def asks_for_kvm(config: MachineConfig) -> str:
     """What in the machine file only KVM can give, beside ``backend: kvm``: ``pit: kernel`` or nothing."""
     values = [(key, getattr(config, key)) for key in IN_KERNEL]
     asked = [f"{key}: {value}" for key, value in values if value in ONLY_KVM]
-    if config.cpus.count > 1:
-        asked.append(f"cpus: {config.cpus.count}")
     return " and ".join(asked)
 
 

@@ -129,6 +129,7 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
     from pykvm.translate import features
     from pykvm.translate.cpu import TranslatedCpu
     from pykvm.translate.keptbytes import KeptBytes
+    from pykvm.translate.shared import Shared
 
     config, memory = machine.config, plan.memory
     ports, mmio = PortBus(), MemoryBus()
@@ -140,11 +141,13 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
 
     # CPUs.
     entries = cpuid.with_clocks(features.cpuid(config.cpus), TIMER_HZ, tsc_hz)
+    shared = machine.own(Shared(memory, config.cpus.count))
     for index in range(config.cpus.count):
         asked = cpuid.for_vcpu(entries, index, config.cpus.max or config.cpus.count)
         cpu = TranslatedCpu(
-            index, memory, ports, mmio, machine.lock, asked, tsc_hz=tsc_hz, cause=verdict.crash
-        )
+            index, memory, ports, mmio, machine.lock, asked,
+            tsc_hz=tsc_hz, cause=verdict.crash, shared=shared,
+        )  # fmt: skip
         machine.add_cpu(cpu)
         cpu.connect(controllers.add_apic(index, cpu, asked, cpu.tsc, tsc_hz))
         kept.add(cpu.core)

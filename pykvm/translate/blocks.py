@@ -8,13 +8,17 @@ A block begins with a page check: it compares the id of its code page with the o
 this virtual page. Jumps within a page skip it; all others pass it, as the page tables may have changed.
 Direct jumps first lead to a stub at the block's end, which asks Python, and are then patched.
 
-A page of RAM with code is flagged, so that the TLB allows no write to it: writes come to Python, which ends
+A page of RAM with code is flagged, so that no TLB allows a write to it: writes come to Python, which ends
 the blocks that they hit. The first bytes of such a block become a call to ``stale``; when its source is
 translated again, a jump to the new block.
 
 Where many writes come and hit no block, the page most often serves for data by now, as the kernel's code for
 its start does later. It is let go: writes to it aren't seen, but its source was copied, and who comes to it
 by the page check has the blocks ended whose bytes are others now.
+
+Other CPUs may run a block while it is changed. So a page is flagged before its bytes are read; a jump's
+distance lies in 8 aligned bytes, as does a block's beginning, and is changed by one store; whatever else is
+changed where code runs is changed while all stand still (shared.py).
 """
 
 from __future__ import annotations
@@ -28,12 +32,13 @@ from pykvm.translate.context import SLOT
 from pykvm.translate.emit import Emitter
 from pykvm.translate.encode import call_slot
 from pykvm.translate.memory import executable
-from pykvm.translate.translator import translate
+from pykvm.translate.translator import page_check, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pykvm.translate.finder import Finder
     from pykvm.translate.lookup import Lookup
     from pykvm.translate.saved import Saved
 
@@ -60,25 +65,26 @@ class Form:
 class Blocks:
     """All translated code.
 
-    ``source`` gives a page's bytes by its guest-physical address, ``second`` the code page behind a page;
-    ``flag`` has writes to a page seen, or no longer.
+    ``source`` gives a page's bytes by its guest-physical address, ``flag`` has writes to a page seen, or no
+    longer, ``stop`` has all CPUs stand still. The ``finder`` of some methods is that of the CPU that asks.
     """
 
     def __init__(
         self,
         lookup: Lookup,
         source: Callable[[int], memoryview],
-        second: Callable[[CodePage], CodePage | None],
         flag: Callable[[int, bool], None],
+        stop: Callable[[], None],
         size: int = CODE_SIZE,
     ) -> None:
         self.mapping = executable(size)
         self.base = self.mapping.address
         self.lookup = lookup
         self.source = source
-        self.second = second
         self.view = self.mapping.view
+        self._words = self.view.cast("Q")
         self._flag = flag
+        self._stop = stop
         self.first = 0
         """Where blocks begin, behind the runtime."""
         self.used = 0
@@ -126,11 +132,12 @@ class Blocks:
         self.generation += 1
 
     def close(self) -> None:
+        self._words.release()
         self.mapping.close()
 
     # Pages
 
-    def page(self, mode: int, gva: int, gpa: int) -> CodePage:
+    def page(self, mode: int, gva: int, gpa: int, finder: Finder) -> CodePage:
         """The code page of ``gva`` in ``mode``, mapped to ``gpa``; both are a page's first byte."""
         key = (mode, gva, gpa)
         page = self.pages.get(key)
@@ -143,21 +150,25 @@ class Blocks:
                 number = kept.id
             page = self.pages[key] = CodePage(number, mode, gva, gpa)
             self.by_id[number] = page
-            if number < len(self.gpas):
-                self.gpas[number] = gpa | 1
             if kept is not None and self.saved is not None:
-                self.saved.fill(kept, page, self)
+                self.watch(page)
+                self.saved.fill(kept, page, self, finder)
+            if number < len(self.gpas):  # last: by this the runtime lets CPUs run what was kept
+                self.gpas[number] = gpa | 1
         elif page.copy is not None:
             self._take_back(page)
         return page
 
-    def has_code(self, page: CodePage, first: int, last: int) -> None:
-        """Bytes ``first`` to ``last`` of the page have become a block's source."""
-        pages = self.at_gpa.get(page.gpa)
-        if pages is None:
-            pages = self.at_gpa[page.gpa] = []
+    def watch(self, page: CodePage) -> None:
+        """Have writes to the page seen, before its bytes are read."""
+        if page.gpa not in self.at_gpa:
+            self.at_gpa[page.gpa] = []
             self._granules[page.gpa] = 0
             self._flag(page.gpa, True)
+
+    def has_code(self, page: CodePage, first: int, last: int) -> None:
+        """Bytes ``first`` to ``last`` of the page, which is watched, have become a block's source."""
+        pages = self.at_gpa[page.gpa]
         first, last = first // GRANULE, min(last, PAGE - 1) // GRANULE
         self._granules[page.gpa] |= (2 << last) - (1 << first)
         if page not in pages:
@@ -167,11 +178,11 @@ class Blocks:
         """End the blocks whose source lies in these bytes of one page."""
         start = gpa & -PAGE
         pages = self.at_gpa.get(start)
-        if not pages:
+        if pages is None:
             return
         first = gpa - start
         last = first + size
-        if size <= GRANULE and not self._granules[start] >> first // GRANULE & 3:
+        if size <= GRANULE and pages and not self._granules[start] >> first // GRANULE & 3:
             return
         left = False
         for page in pages:
@@ -191,7 +202,7 @@ class Blocks:
     def let_go(self, gpa: int) -> list[CodePage]:
         """See writes to the page at ``gpa`` no longer. Returns its code pages, whose checks must now fail.
 
-        The caller sees to it that none of their code is running.
+        The caller sees to it that no CPU runs their code or is to go on in it.
         """
         pages = self.at_gpa[gpa]
         if self._copies + len(pages) > MOST_COPIES:
@@ -213,8 +224,7 @@ class Blocks:
         copy, page.copy = page.copy, None
         assert copy is not None
         self._copies -= 1
-        if page.id < len(self.gpas):
-            self.gpas[page.id] = page.gpa | 1
+        self.watch(page)
         source = self.source(page.gpa)
         for block in list(page.blocks.values()):
             first, last = block.offset, block.offset + block.length
@@ -229,11 +239,14 @@ class Blocks:
             else:
                 self.kill(block)
                 page.spilling.discard(block)
+        if page.id < len(self.gpas):
+            self.gpas[page.id] = page.gpa | 1
 
     def kill(self, block: Block) -> None:
         """Its source has changed: whoever comes to it must ask."""
         if block.dead:
             return
+        self._stop()
         block.dead = True
         if block.page.blocks.get(block.offset) is block:
             del block.page.blocks[block.offset]
@@ -256,25 +269,34 @@ class Blocks:
 
     # From guest to host
 
-    def block(self, page: CodePage, offset: int) -> Block:
+    def block(self, page: CodePage, offset: int, finder: Finder) -> Block:
         """The block at ``offset`` of ``page``, translated now if need be."""
         block = page.blocks.get(offset)
         if block is None:
-            block = translate(self, page, offset)
+            block = translate(self, page, offset, finder)
             for old in page.dead.pop(offset, ()):
                 self.forward(old, block)
         return block
 
     def forward(self, old: Block, new: Block) -> None:
         """Let a block that has ended go on in the one that took its place."""
-        at = old.body - self.base
-        self.view[at : at + 5] = b"\xe9" + pack("<i", new.body - old.body - 5)
+        jump = b"\xe9" + pack("<i", new.body - old.body - 5)
+        self._store(old.body, int.from_bytes(jump, "little"), 5)
 
     def replace(self, old: Block, new: Block) -> None:
         """Where ``old`` was kept of an earlier boot, and its page isn't this boot's, go to ``new``."""
         if self.saved is not None and self.saved.give_up(old.page):
+            self._stop()
             at = old.entry - self.base
             self.view[at : at + 5] = b"\xe9" + pack("<i", new.entry - old.entry - 5)
+
+    def begin_anew(self, block: Block) -> None:
+        """Let ``block``, whose page is this boot's after all, begin with its page check again."""
+        at = block.entry - self.base
+        check = page_check(block.page)[HEAD_SIZE:]
+        if self.view[at] != check[0]:
+            self._stop()
+            self.view[at : at + 5] = check[:5]
 
     def form(self, mode: int) -> Form:
         form = self._forms.get(mode)
@@ -299,4 +321,10 @@ class Blocks:
     def patch(self, block: Block, place: int, target: int) -> None:
         """Let a direct jump of ``block`` go to ``target`` from now on."""
         at = block.body + place
-        self.view[at - self.base : at - self.base + 4] = pack("<i", target - at - 4)
+        self._store(at, target - at - 4 & 0xFFFF_FFFF, 4)
+
+    def _store(self, at: int, value: int, size: int) -> None:
+        """Change ``size`` bytes at host address ``at``, within 8 aligned ones, at once."""
+        word, shift = at - self.base >> 3, 8 * (at & 7)
+        mask = (1 << 8 * size) - 1 << shift
+        self._words[word] = self._words[word] & ~mask | value << shift

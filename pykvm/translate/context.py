@@ -104,6 +104,7 @@ SLOT |= _slots(
     *("tr_base", "tr_limit"),  # of a TSS that may have a bitmap of ports; else the limit is 0
     *("port", "length", "late", "answer"),  # see ports.py
     *("kept_port", "kept_first", "kept_last"),
+    "pauses",  # PAUSE instructions until the host is asked to run another thread
     *("mask_31", "mask_63"),  # constants, for those instructions that take them from memory only
     *(f"{name}_{register}" for register in range(16) for name in ("held", "unheld")),  # see emit_chase.py
 )
@@ -116,7 +117,7 @@ for _user in (0, 1):
 SLOT |= _slots("addend_0", "addend_1")
 ROUTINES = (
     *("rep_movs_0", "rep_movs_1", "rep_stos_0", "rep_stos_1", "pushf", "popf", "syscall", "sysret", "iret"),
-    *("cr3_write", "invlpg", "clac", "port_out_0", "port_out_1", "port_in_0", "port_in_1", "bounce"),
+    *("cr3_write", "invlpg", "clac", "pause", "port_out_0", "port_out_1", "port_in_0", "port_in_1", "bounce"),
 )
 SLOT |= _slots(*(f"do_{name}" for name in ROUTINES))
 
@@ -164,6 +165,10 @@ CONTEXT_SIZE = _at
 TAG_BIAS = 0xF000
 EDGE_ENTRIES = (*range(16), ENTRIES - 1)
 EDGE_INVALID = 1 << 27  # matches entry 0x8000 only
+
+# Who waits for another CPU says PAUSE. After so many its thread lets others run, for one may be that CPU's.
+PAUSES = 64
+NEVER = 1 << 63
 
 # Reasons for which emitted code returns to Python.
 REASONS = (

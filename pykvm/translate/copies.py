@@ -28,13 +28,13 @@ def rep(asm: Routines, name: str, user: int) -> None:
     asm.jump(f"{place}-more")
     asm.jump_to(slot("block_return"))
     asm.label(f"{place}-more")
-    asm.mov(R9, RDI)
-    asm.raw(asm.lookup.code(user, 1, 1))
-    asm.mov(slot("temporary"), RCX)
     if moves:
         asm.mov(R9, RSI)
         asm.raw(asm.lookup.code(user, 0, 1))
         asm.mov(slot("temporary2"), RCX)
+    asm.mov(R9, RDI)  # last: whether a page may be written can change when Python is asked
+    asm.raw(asm.lookup.code(user, 1, 1))
+    asm.mov(slot("temporary"), RCX)
     asm.save_flags()
     asm.save("rax", "rdx")
     asm.set(RAX, 0x1000)

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import threading
 from collections import deque
 
-from pykvm.translate import features, signals
-from pykvm.translate.blocks import Blocks
+from pykvm.translate import context
 from pykvm.translate.bounce import Bounce, operand
 from pykvm.translate.breakpoints import ENABLED, STEP, Breakpoints, WatchedPorts
 from pykvm.translate.codepage import KERNEL_64, M64, PAGE, USER, USER_64, WIDE
 from pykvm.translate.context import SLOT
 from pykvm.translate.delivery import Delivery
 from pykvm.translate.finder import Finder
-from pykvm.translate.lookup import Lookup
-from pykvm.translate.memory import ContextMemory, Rdtsc
+from pykvm.translate.memory import ContextMemory
 from pykvm.translate.mmu import Mmu, TranslatedLinear
 from pykvm.translate.modes import INTERPRET_ONLY, present_mode
 from pykvm.translate.msrs import IA32_APIC_BASE, Msrs
 from pykvm.translate.physical import LockedPorts, Physical
-from pykvm.translate.runtime import Runtime
 from pykvm.translate.state import ContextCpu
 from pykvm.x86 import cpuid, entry
 from pykvm.x86.exceptions import DB, DE, FAULTS, GP, MF, UD, XM, Fault
@@ -36,7 +34,6 @@ from pykvm.x86.registers import CR4_OSXMMEXCPT, CR4_TSD, EFER_SCE, GPRS, RFLAGS_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Sequence
     from typing import Any
 
@@ -44,6 +41,7 @@ if TYPE_CHECKING:
     from pykvm.devices.lapic import LocalApic
     from pykvm.memory import GuestMemory
     from pykvm.translate.keptbytes import KeptBytes
+    from pykvm.translate.shared import Shared
 
 ITERATIONS = 4096  # of a repeated string instruction, in one call of the interpreter
 BOUNCE_CODE = 256  # bytes of code for one instruction
@@ -70,7 +68,11 @@ class Crash(Exception):
 
 
 class Core:
-    """``memory``, ``ports`` and ``mmio`` are the machine's, ``entries`` what CPUID tells."""
+    """``memory``, ``ports`` and ``mmio`` are the machine's, ``entries`` what CPUID tells.
+
+    ``running`` is locked while the CPU is in emitted code without the lock of ``shared``. ``at_rest``: it has
+    no address in emitted code at which to go on.
+    """
 
     def __init__(
         self,
@@ -79,29 +81,30 @@ class Core:
         mmio: MemoryBus,
         lock: threading.Lock,
         entries: Sequence[dict[str, int]],
+        shared: Shared,
     ) -> None:
         self.lock = lock
+        self.shared = shared
+        self.running = threading.Lock()
+        self.at_rest = True
+        self._keeps_lock = False
         self.apic: LocalApic | None = None
         self.kept: KeptBytes | None = None
         self.nmi_waits = False
         self._entries = {(e["function"], e["index"] if e["flags"] & 1 else -1): e for e in entries}
-        self._rdtsc = Rdtsc()
+        self._rdtsc = shared.tsc
         self._context = ContextMemory()
         self.raw, self.words, self.halves = self._context.raw, self._context.words, self._context.halves
         words, fpu = self.words, self._context.fpu
 
         self.finder = Finder(self)
         self.physical = Physical(memory, mmio, self.finder.written, lock)
-        lookup = Lookup(bmi2="bmi2" in features.host_features())
-        self.blocks = Blocks(lookup, self.finder.source, self.finder.second, self.finder.protect)
-        runtime = Runtime(self.blocks.base, lookup, self.blocks.base + self.blocks.mapping.size)
-        self.runtime_end = self.blocks.base + len(runtime.code)
-        self.blocks.reserve(runtime.code)
-        for name, address in runtime.entries.items():
+        self.blocks, self.runtime_end = shared.blocks, shared.runtime_end
+        for name, address in shared.entries.items():
             words[SLOT[name] // 8] = address
-        self.enter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(runtime.enter)
+        self._enter = shared.enter
+        self.enter = self._enter if shared.alone else self._enter_beside_others
         self.argument = ctypes.c_void_p(self._context.address)
-        self._signals = signals.Handlers(runtime.signal_handler)
 
         self.cpu = ContextCpu(
             words,
@@ -116,12 +119,12 @@ class Core:
             tsc=self.tsc,
             debug=list(DEBUG_AT_RESET),
         )
-        self.mmu = Mmu(self.cpu, memory, self.physical, words, self.halves, self.raw)
-        self.linear = TranslatedLinear(self.cpu, self.physical, self.mmu)
+        self.mmu = Mmu(self.cpu, shared, self.physical, words, self.halves, self.raw)
+        self.linear = TranslatedLinear(self.cpu, self.physical, self.mmu, shared)
         self.breakpoints = Breakpoints(self.cpu)
         self.delivery = Delivery(self.cpu, self.mmu, words, self.physical.low_words)
         self.bounce = Bounce(self.blocks, self.blocks.reserve(bytes(BOUNCE_CODE)), self.raw, self.enter_at)
-        words[SLOT["page_flags"] // 8] = self._context.pin(self.mmu.flags)
+        words[SLOT["page_flags"] // 8] = self._context.pin(shared.flags)
         words[SLOT["page_writers"] // 8] = self._context.pin(self.mmu.writers)
         words[SLOT["code_gpas"] // 8] = self._context.pin(self.blocks.gpas)
         words[SLOT["mask_31"] // 8], words[SLOT["mask_63"] // 8] = 31, 63
@@ -132,6 +135,8 @@ class Core:
         # The last exceptions that the guest was given: vector, error code, CR2, RIP
         self.raised: deque[tuple[int, int | None, int | None, int]] = deque(maxlen=REMEMBERED)
         self.finder.clear_jumps()
+        words[SLOT["pauses"] // 8] = context.NEVER if shared.alone else context.PAUSES
+        shared.cores.append(self)
 
     def connect(self, apic: LocalApic) -> None:
         """Take ``apic`` for this CPU's own."""
@@ -141,10 +146,8 @@ class Core:
         msrs.apic, msrs.lock = apic, self.lock
 
     def close(self) -> None:
-        self._signals.close()
-        self.blocks.close()
+        self.shared.cores.remove(self)
         self._context.close()
-        self._rdtsc.close()
 
     def tsc(self) -> int:
         """The guest's time-stamp counter."""
@@ -292,10 +295,28 @@ class Core:
         return code
 
     def enter_at(self, target: int) -> int:
-        """Run emitted code at ``target``; the reason for which it left."""
+        """Run the runtime's or the bounce buffer's code at ``target``; the reason for which it left."""
         self.words[W_RESUME] = target
-        self.enter(self.argument)
+        self._enter(self.argument)
         return self.words[W_REASON]
+
+    def _enter_beside_others(self, argument: ctypes.c_void_p) -> None:
+        if self._keeps_lock:
+            self._keeps_lock = False
+            self._enter(argument)
+            return
+        running, lock = self.running, self.shared.lock
+        running.acquire()
+        lock.release()
+        self._enter(argument)
+        running.release()
+        lock.acquire()
+
+    def keep_lock(self) -> None:
+        """Until emitted code is left the next time, which is soon, no other CPU translates anything."""
+        if not self.shared.alone:
+            self._keeps_lock = True
+            self.words[W_ATTENTION] = 1
 
     def flush(self, gva: int | None) -> None:
         if gva is None:

@@ -13,6 +13,7 @@ from pykvm.translate.context import REASONS, SLOT
 from pykvm.translate.core import Core, Crash
 from pykvm.translate.exits import Exits
 from pykvm.translate.modes import INTERPRET_ONLY
+from pykvm.translate.shared import Shared
 from pykvm.translate.store import Store
 from pykvm.x86 import entry
 from pykvm.x86.exceptions import Fault
@@ -45,7 +46,8 @@ W_LATE = SLOT["late"] // 8
 class TranslatedCpu:
     """A vCPU that needs no KVM. It is the ``Core`` of its local APIC, which ``connect`` brings.
 
-    ``cause`` makes the machine's cause of a crash from its kind and two sentences.
+    ``shared`` is what it has in common with the machine's other CPUs; without, it is the only one. ``cause``
+    makes the machine's cause of a crash from its kind and two sentences.
     """
 
     def __init__(
@@ -59,11 +61,14 @@ class TranslatedCpu:
         *,
         tsc_hz: int,
         cause: Callable[..., Any],
+        shared: Shared | None = None,
     ) -> None:
         self.index = index
+        self._own_shared = None if shared is not None else Shared(memory)
         self.exits = [0] * len(REASONS)
         self.tsc_hz = tsc_hz
-        self.core = Core(memory, ports, mmio, lock, entries)
+        self._shared = shared or self._own_shared or Shared(memory)
+        self.core = Core(memory, ports, mmio, lock, entries, self._shared)
         self._exits = Exits(self.core, ports)
         self._cause = cause
         self._wake = False
@@ -122,10 +127,12 @@ class TranslatedCpu:
         """Run the guest until ``wake`` (None) or its end (a cause)."""
         words, handlers, exits = self.core.words, self._exits.handlers, self.exits
         enter, argument = self.core.enter, self.core.argument
-        if self._store is None:
-            self._begin()
         self._thread = threading.get_ident()
+        shared = self._shared
+        shared.lock.acquire()
         try:
+            if self._store is None and self.index == 0:
+                self._begin()
             while True:
                 if self._service():
                     return None
@@ -144,6 +151,9 @@ class TranslatedCpu:
                 f"the guest crashed: triple fault, begun by {crash}",
                 "often there is no valid IDT, or its stack isn't mapped",
             )
+        finally:
+            shared.leave(self.core)
+            shared.lock.release()
 
     def _begin(self) -> None:
         """Before the first instruction: what earlier boots of this guest have translated."""
@@ -152,15 +162,16 @@ class TranslatedCpu:
         first = rip + sregs["cs"]["base"]
         try:
             gpa = self.core.linear.translate(first, FETCH, False, mark=False) & -PAGE
-            page = self.core.physical.read(gpa, PAGE) if self.core.mmu.number(gpa) >= 0 else b""
+            page = self.core.physical.read(gpa, PAGE) if self._shared.number(gpa) >= 0 else b""
         except Fault:
             page = b""
         self._store = Store(self.core.words[W_MODE], rip, page, self.core.blocks.lookup.bmi2)
-        self._store.load(self.core.blocks, self.core.finder.remember)
+        self._store.load(self.core.blocks)
 
     def _service(self) -> bool:
         """What waits; whether ``run`` is to return. RIP is in the context."""
         words, cpu, apic = self.core.words, self.core.cpu, self.core.apic
+        self._shared.rest(self.core)
         while True:
             words[W_ATTENTION] = 0
             if self._wake:
@@ -182,10 +193,18 @@ class TranslatedCpu:
                     cpu.halted = False
                     self.core.interrupt(vector)
             if not cpu.halted and not (apic is not None and apic.waiting):
+                self.core.at_rest = False
                 return False
             self._news.clear()
             if not words[W_ATTENTION]:
-                self._news.wait()
+                self._sleep()
+
+    def _sleep(self) -> None:
+        lock = self._shared.lock
+        self._shared.leave(self.core)
+        lock.release()
+        self._news.wait()
+        lock.acquire()
 
     def _locate_or_step(self) -> int:
         """The emitted code at RIP; 0 after instructions were interpreted and something waits."""
@@ -258,7 +277,12 @@ class TranslatedCpu:
         self.core.flush(None)
 
     def halted_for_ever(self) -> bool:
-        return self.core.cpu.halted and not self.core.words[W_IF] and not self.core.nmi_waits
+        core = self.core
+        if self._init_asked or self._sipi is not None:
+            return False
+        if core.apic is not None and core.apic.waiting:
+            return True
+        return core.cpu.halted and not core.words[W_IF] and not core.nmi_waits
 
     def raised(self) -> list[tuple[int, int | None, int | None, int]]:
         return list(self.core.raised)
@@ -273,3 +297,5 @@ class TranslatedCpu:
                 self._store.save(self.core.blocks, self.core.finder.is_remembered)
             self._exits.close()
             self.core.close()
+            if self._own_shared is not None:
+                self._own_shared.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import pack
 
 from pykvm.translate.context import HOST_REGISTER, SCRATCH, SCRATCH2, SLOT
-from pykvm.translate.decode import ADDRESS, FS, GS, LOCK, OPERAND, OTHER, REPEAT
+from pykvm.translate.decode import ADDRESS, F3, FS, GS, LOCK, OPERAND, OTHER, REPEAT
 from pykvm.translate.emit import (
     FROM_CX,
     HOST_ADDRESS,
@@ -22,7 +22,7 @@ from pykvm.translate.emit import (
     Parts,
     prefix_bytes,
 )
-from pykvm.translate.encode import load_slot, register_register, store_slot
+from pykvm.translate.encode import call_slot, load_slot, register_register, store_slot
 from pykvm.translate.encode import move_number as encode_number
 from pykvm.translate.operands import BOTH, INTEGER, READ, SOURCE, TARGET, WRITE
 from pykvm.x86.registers import SEGMENTS
@@ -187,7 +187,7 @@ def exchange_rax(e: Emitter, p: Parts) -> bytes:
         raise NotTranslated
     register = p.low_register
     if register == 0:
-        return b""
+        return call_slot(SLOT["do_pause"]) if p.prefixes & REPEAT == F3 else b""
     prefix = prefix_bytes(p.prefixes & OPERAND)
     host = HOST_REGISTER[register]
     if host is None:

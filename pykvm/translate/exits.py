@@ -110,9 +110,9 @@ class Exits:
 
         After some of them that hit no code the page is let go, unless it has the code that writes.
         """
-        words = self.core.words
+        words, shared = self.core.words, self.core.shared
         gpa = self.core.mmu.find(gva, WRITE, bool(user)).gpa
-        if self.core.mmu.number(gpa) < 0:
+        if shared.number(gpa) < 0:
             return False
         if at < self.core.runtime_end:  # REP MOVS and REP STOS, which go on to the page's end
             size = min(words[W_RCX] << words[W_ELEMENT], PAGE - (gva & PAGE - 1))
@@ -123,11 +123,12 @@ class Exits:
             return False
         page = gpa & -PAGE
         count = self._beside[page] = self._beside.get(page, 0) + 1
-        if count >= BESIDE and self.core.mmu.flags[self.core.mmu.number(gpa)]:
+        if count >= BESIDE and shared.flags[shared.number(gpa)]:
             del self._beside[page]
             if page not in (block.page.gpa, block.spill.gpa if block.spill is not None else -1):
-                self.finder.let_go(page)
+                shared.let_go(page, self.core)
         self.core.mmu.fill(gva, user, 0)
+        self.core.keep_lock()
         return True
 
     def _through_bounce(self, rip: int, gva: int) -> bool:
@@ -156,7 +157,7 @@ class Exits:
         found = self.finder.locate(target)
         if found is None:
             return 0
-        if generation == blocks.generation and words[W_RIP] == target:
+        if generation == blocks.generation and words[W_RIP] == target and not block.dead:
             blocks.patch(block, place, found.body if found.page is block.page else found.entry)
         return found.entry
 
@@ -242,7 +243,9 @@ class Exits:
         found = self.finder.locate(rip)
         if found is None:
             return 0
-        if generation == self.core.blocks.generation and words[W_RIP] == rip and found.page is block.page:
+        if generation != self.core.blocks.generation or words[W_RIP] != rip:
+            return found.entry
+        if found.page is block.page and found is not block:
             self.core.blocks.forward(block, found)
         return found.entry
 

@@ -35,30 +35,22 @@ class Finder:
     def __init__(self, core: Core) -> None:
         self.core = core
 
-    def source(self, gpa: int) -> memoryview:
-        return self.core.physical.view(gpa, PAGE)
-
     def second(self, page: CodePage) -> CodePage | None:
         try:
             return self.code_page(page.gva + PAGE & (M64 if page.mode & WIDE else 0xFFFF_FFFF))
         except Fault:
             return None
 
-    def protect(self, gpa: int, protected: bool) -> None:
-        self.core.mmu.protect(gpa, protected)
-
     def written(self, gpa: int, size: int) -> None:
-        number = self.core.mmu.number(gpa)
-        if self.core.mmu.flags[number]:
-            self.core.blocks.written(gpa, size)
+        shared = self.core.shared
+        if shared.flags[shared.number(gpa)]:
+            shared.blocks.written(gpa, size)
 
-    def let_go(self, gpa: int) -> None:
-        """Let the page at ``gpa`` be written unseen, until somebody executes there (blocks.py)."""
-        halves = self.core.halves
-        for page in self.core.blocks.let_go(gpa):
-            at = (context.PAGE_CHECKS >> 2) + (page.gva >> 12 & 0xFFFF)
-            if halves[at] == page.id:
-                halves[at] = 0
+    def forget_check(self, page: CodePage) -> None:
+        """The next to come to ``page`` asks Python."""
+        at = (context.PAGE_CHECKS >> 2) + (page.gva >> 12 & 0xFFFF)
+        if self.core.halves[at] == page.id:
+            self.core.halves[at] = 0
 
     def code_page(self, rip: int) -> CodePage | None:
         """The code page of ``rip`` in the present mode; None where no RAM is. Raises the fetch's fault."""
@@ -74,9 +66,9 @@ class Finder:
         if not canonical(rip, 0):
             raise Fault(GP, 0)
         found = self.core.mmu.find(rip, FETCH, bool(mode & USER))
-        if self.core.mmu.number(found.gpa) < 0:
+        if self.core.shared.number(found.gpa) < 0:
             return None
-        page = self.core.blocks.page(mode, gva, found.gpa & -PAGE)
+        page = self.core.blocks.page(mode, gva, found.gpa & -PAGE, self)
         self.core.halves[(context.PAGE_CHECKS >> 2) + at] = page.id
         if not found.is_global:
             self.core.mmu.log_check(at)
@@ -88,7 +80,10 @@ class Finder:
         """The block at ``rip``; None where RIP is elsewhere now, or must be interpreted."""
         blocks = self.core.blocks
         if blocks.full:
-            self.forget_code()
+            self.core.shared.make_room()
+            if not self.core.shared.alone:
+                self.core.words[W_RIP] = rip
+                return None
         try:
             page = self.code_page(rip)
         except Fault as fault:
@@ -98,7 +93,7 @@ class Finder:
         if page is None:
             self.core.words[W_RIP] = rip
             return None
-        return blocks.block(page, rip & PAGE - 1)
+        return blocks.block(page, rip & PAGE - 1, self)
 
     def _locate_again(self) -> Block | None:
         """After an exception was delivered: the handler's first block, or None if that faults in turn."""
@@ -107,12 +102,7 @@ class Finder:
         except Fault as fault:
             self.core.raise_fault(fault)
             return None
-        return None if page is None else self.core.blocks.block(page, self.core.words[W_RIP] & PAGE - 1)
-
-    def forget_code(self) -> None:
-        self.core.blocks.reset()
-        self.clear_jumps()
-        self.core.mmu.forget()
+        return None if page is None else self.core.blocks.block(page, self.core.words[W_RIP] & PAGE - 1, self)
 
     def clear_jumps(self, which: Sequence[int] = (0, 1)) -> None:
         for user in which:

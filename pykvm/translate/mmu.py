@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from array import array
 
+from pykvm.memory.layout import FOUR_GIB
 from pykvm.translate import context
 from pykvm.translate.breakpoints import WatchedLinear
 from pykvm.translate.context import EDGE_ENTRIES, EDGE_INVALID, ENTRIES, SLOT
 from pykvm.x86.exceptions import PF, Fault
-from pykvm.x86.paging import FETCH, PTE_D, PTE_G, PTE_PS, PTE_US, PTE_XD, READ, WRITE, canonical, walk
+from pykvm.x86.paging import (
+    FETCH,
+    PTE_D,
+    PTE_G,
+    PTE_PS,
+    PTE_US,
+    PTE_XD,
+    READ,
+    WRITE,
+    canonical,
+    unmarked,
+    walk,
+)
 from pykvm.x86.registers import (
     CR0_PG,
     CR0_WP,
@@ -28,14 +41,14 @@ from pykvm.x86.registers import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pykvm.memory import GuestMemory
     from pykvm.translate.physical import Physical
+    from pykvm.translate.shared import Shared
     from pykvm.translate.state import ContextCpu
+    from pykvm.x86.paging import Walk
 
 PAGE = 0x1000
 M64 = (1 << 64) - 1
 FRAME = 0xF_FFFF_FFFF_F000
-FOUR_GIB = 1 << 32
 _A = 1 << 5
 SEVERAL = 0xFFFF_FFFF
 
@@ -61,50 +74,29 @@ class Mmu:
     def __init__(
         self,
         cpu: ContextCpu,
-        memory: GuestMemory,
+        shared: Shared,
         physical: Physical,
         words: memoryview,
         halves: memoryview,
         raw: memoryview,
     ) -> None:
         self._cpu = cpu
-        self._memory = memory
+        self._shared = shared
         self._physical = physical
         self._words = words
         self._halves = halves
         self._raw = raw
-        low = memory.regions[0]
-        self.low_end = low.end
-        high = memory.region_at(FOUR_GIB)
-        self.high_end = high.end if high is not None else FOUR_GIB
-        self.low_pages = low.size >> 12
-        pages = self.low_pages + (self.high_end - FOUR_GIB >> 12)
-        self.flags = bytearray(pages)
-        """Of each page of RAM, whether its writes must be seen."""
-        self.writers = array("I", bytes(4 * pages))
+        self._flags = shared.flags
+        self.writers = array("I", bytes(4 * len(shared.flags)))
         """Of each page of RAM, which TLB entry can write it (plus 1; ~0: several can)."""
-        words[_WORD["guest_low"]] = low.hva
-        words[_WORD["low_end"]] = low.end
-        words[_WORD["guest_high"]] = high.hva if high is not None else 0
-        words[_WORD["high_size"]] = self.high_end - FOUR_GIB
-        words[_WORD["low_pages"]] = self.low_pages
-        self.low_hva, self._high_hva = low.hva, high.hva if high is not None else 0
+        self.low_end, self.low_hva = shared.low_end, shared.low_hva
+        words[_WORD["guest_low"]] = shared.low_hva
+        words[_WORD["low_end"]] = shared.low_end
+        words[_WORD["guest_high"]] = shared.high_hva
+        words[_WORD["high_size"]] = shared.high_end - FOUR_GIB
+        words[_WORD["low_pages"]] = shared.low_pages
         self.fast = False
         self.forget()
-
-    # RAM
-
-    def number(self, gpa: int) -> int:
-        """A page of RAM's number, -1 where no RAM is."""
-        if gpa < self.low_end:
-            return gpa >> 12
-        if FOUR_GIB <= gpa < self.high_end:
-            return self.low_pages + (gpa - FOUR_GIB >> 12)
-        return -1
-
-    def host(self, gpa: int) -> int:
-        """The host's address of RAM."""
-        return self.low_hva + gpa if gpa < FOUR_GIB else self._high_hva + gpa - FOUR_GIB
 
     # Modes
 
@@ -140,17 +132,11 @@ class Mmu:
         if not sregs["cr0"] & CR0_PG:
             return Page(gva & 0xFFFF_FFFF, False, False, True, True)
         gva &= M64 if sregs["efer"] & EFER_LMA else 0xFFFF_FFFF
-        result = walk(
-            self._physical,
-            sregs,
-            gva,
-            access,
-            user=user,
-            ac=not implicit and bool(cpu.regs["rflags"] & RFLAGS_AC),
-            physical_bits=cpu.physical_bits,
-            gigabyte_pages=True,
-            mark=True,
-        )
+        ac = not implicit and bool(cpu.regs["rflags"] & RFLAGS_AC)
+        result = self._walk(gva, access, user, ac, mark=self._shared.alone)
+        if not self._shared.alone and result.fault is None and unmarked(result, access, sregs):
+            self._shared.stop()  # as a CPU marks by a locked operation, another's change must not get lost
+            result = self._walk(gva, access, user, ac, mark=True)
         if result.fault is not None:
             raise Fault(PF, result.fault, gva)
         leaf = result.entries[-1].value
@@ -158,6 +144,20 @@ class Mmu:
         dirty = access == WRITE or bool(leaf & PTE_D)
         may_write = result.writable or (not user and not sregs["cr0"] & CR0_WP)
         return Page(result.gpa, is_global, result.page > PAGE, result.user, may_write and dirty)
+
+    def _walk(self, gva: int, access: int, user: bool, ac: bool, mark: bool) -> Walk:
+        cpu = self._cpu
+        return walk(
+            self._physical,
+            cpu.sregs,
+            gva,
+            access,
+            user=user,
+            ac=ac,
+            physical_bits=cpu.physical_bits,
+            gigabyte_pages=True,
+            mark=mark,
+        )
 
     def _quick(self, gva: int, access: int, user: bool, implicit: bool) -> Page | None:
         """4-level paging where nothing is to be marked and nothing faults."""
@@ -235,16 +235,16 @@ class Mmu:
     def fill(self, gva: int, user: int, write: int) -> bool:
         """Make the entry for the page of ``gva``; False where the access must be seen. Raises Fault."""
         page = self.find(gva, WRITE if write else READ, bool(user))
-        number = self.number(page.gpa)
-        if number < 0 or (write and self.flags[number]):
+        number = self._shared.number(page.gpa)
+        if number < 0 or (write and self._flags[number]):
             return False
         words = self._words
         at = gva >> 12 & 0xFFFF
         start = gva & -PAGE
-        words[(context.TLB_ADDEND[user] >> 3) + at] = self.host(page.gpa & -PAGE) - start & M64
+        words[(context.TLB_ADDEND[user] >> 3) + at] = self._shared.host(page.gpa & -PAGE) - start & M64
         tag = context.TAG_BIAS - start & M64
         words[(context.TLB_READ[user] >> 3) + at] = tag
-        writable = write or (page.writable and not self.flags[number])
+        writable = write or (page.writable and not self._flags[number])
         words[(context.TLB_WRITE[user] >> 3) + at] = tag if writable else invalid(at)
         if writable:
             entry, known = at + 3 * ENTRIES * user + 1, self.writers[number]
@@ -270,14 +270,8 @@ class Mmu:
         """A write to CR3 drops the page check ``at``."""
         self._log("check_log", context.CHECK_LOG, at)
 
-    def protect(self, gpa: int, protected: bool) -> None:
-        """From now on writes to the page at ``gpa`` are seen, or no longer."""
-        number = self.number(gpa)
-        if number < 0 or self.flags[number] == protected:
-            return
-        self.flags[number] = int(protected)
-        if not protected:
-            return
+    def forget_writers(self, number: int, host: int) -> None:
+        """No entry allows writes any longer to the page ``number``, which lies at ``host``."""
         writer, self.writers[number] = self.writers[number], 0
         words = self._words
         if writer and writer != SEVERAL:
@@ -285,7 +279,6 @@ class Mmu:
             words[(context.TLB_WRITE[user] >> 3) + at] = invalid(at)
         if writer != SEVERAL:
             return
-        host = self.host(gpa)
         for start, count in (
             (context.LOCAL_LOG, words[_WORD["local_log"]]),
             (context.GLOBAL_LOG, words[_WORD["global_log"]]),
@@ -339,9 +332,13 @@ def invalid(at: int) -> int:
 class TranslatedLinear(WatchedLinear):
     """The interpreter's memory, by the quick walk where it serves."""
 
-    def __init__(self, cpu: ContextCpu, physical: Physical, mmu: Mmu) -> None:
+    def __init__(self, cpu: ContextCpu, physical: Physical, mmu: Mmu, shared: Shared) -> None:
         super().__init__(cpu, physical)
         self._mmu = mmu
+        self._shared = shared
+
+    def lock(self) -> None:
+        self._shared.stop()
 
     def translate(self, gva: int, access: int, user: bool, implicit: bool = False, mark: bool = True) -> int:
         mmu = self._mmu
@@ -349,4 +346,6 @@ class TranslatedLinear(WatchedLinear):
             found = mmu._quick(gva & M64, access, user, implicit)
             if found is not None:
                 return found.gpa
+        if mark and not self._shared.alone:
+            return mmu.find(gva & M64, access, user, implicit=implicit).gpa
         return super().translate(gva, access, user, implicit, mark)

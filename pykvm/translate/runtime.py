@@ -42,6 +42,7 @@ class Runtime:
                     walks.slow_lookup(asm, user, write, size)
         walks.page_checks(asm)
         transitions.flags(asm)
+        transitions.pause(asm)
         flushes.access_flag(asm)
         flushes.tlb(asm)
         for user in (0, 1):

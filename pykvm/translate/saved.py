@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pykvm.translate.blocks import Blocks
+    from pykvm.translate.finder import Finder
 
 MAGIC = b"pykvm translated"
 HEADER = Struct("<16s32s8I16s")
@@ -131,12 +132,11 @@ class Saved:
             self._by_id[kept.id] = kept
             self.pages.append(kept)
 
-    def place(self, blocks: Blocks, remember: Callable[[int, Block], None]) -> None:
-        """Put the code where it lay before: nothing was translated yet. ``remember``: see store.py.
+    def place(self, blocks: Blocks) -> None:
+        """Put the code where it lay before: nothing was translated yet.
 
         Raises Damaged where it would leave no room for what is to come.
         """
-        self._remember = remember
         at = blocks.first
         if at + len(self.code) > blocks.mapping.size // 2:
             raise Damaged("too large")
@@ -180,8 +180,11 @@ class Saved:
             return False
         return self.sources.hash(source[offset : offset + length]) == block["hash"][number]
 
-    def fill(self, kept: KeptPage, page: CodePage, blocks: Blocks) -> None:
-        """Give ``page`` those of its blocks whose source is what it was, and end the others."""
+    def fill(self, kept: KeptPage, page: CodePage, blocks: Blocks, finder: Finder) -> None:
+        """Give ``page`` those of its blocks whose source is what it was, and end the others.
+
+        Those that were in the jump cache ``finder`` remembers there.
+        """
         kept.taken = page
         source = blocks.source(page.gpa)
         columns = self._block
@@ -196,14 +199,15 @@ class Saved:
         for number in self._of_page.get(kept.first, ()):
             offset, length = offsets[number], lengths[number]
             block = self._make(number, page)
+            blocks.begin_anew(block)  # an earlier boot had another page here, and this lead there
             if not spills[number]:
                 good = length and hash_of(source[offset : offset + length]) == hashes[number]
             else:
-                good = self._fits_second(block, number, source, blocks)
+                good = self._fits_second(block, number, source, blocks, finder)
             if good and offset not in page.blocks:
                 page.blocks[offset] = block
                 if remembered[number]:
-                    self._remember(block.start & M64, block)
+                    finder.remember(block.start & M64, block)
                 blocks.has_code(page, offset, offset + length)
                 if block.spill is not None:
                     block.spill.spilling.add(block)
@@ -211,10 +215,13 @@ class Saved:
             else:
                 blocks.kill(block)
 
-    def _fits_second(self, block: Block, number: int, source: memoryview, blocks: Blocks) -> bool:
-        second = blocks.second(block.page)
+    def _fits_second(
+        self, block: Block, number: int, source: memoryview, blocks: Blocks, finder: Finder
+    ) -> bool:
+        second = finder.second(block.page)
         if second is None or second.id != self._block["spill"][number]:
             return False
+        blocks.watch(second)
         first = PAGE - block.offset
         code = bytes(source[block.offset :]) + bytes(blocks.source(second.gpa)[: block.length - first])
         if self.sources.hash(code) != self._block["hash"][number]:

@@ -34,17 +34,14 @@ class Store:
         self._cache = Cache()
         self._before = 0
 
-    def load(self, blocks: Blocks, remember: Callable[[int, Block], None]) -> None:
-        """Give ``blocks``, which has none yet, those of the file, if there is one.
-
-        ``remember`` puts those into the jump cache that were there.
-        """
+    def load(self, blocks: Blocks) -> None:
+        """Give ``blocks``, which has none yet, those of the file, if there is one."""
         path = self._cache.get(self._key)
         if path is None:
             return
         try:
             with open(path, "rb") as file:
-                Saved(file.read(), self._made_by).place(blocks, remember)
+                Saved(file.read(), self._made_by).place(blocks)
             os.utime(os.path.join(self._cache.folder, "entries", self._key))
         except (OSError, Damaged):
             return

@@ -1,4 +1,4 @@
-"""RFLAGS as a whole, and the ways between rings, in machine code: PUSHF, POPF, SYSCALL, SYSRET, IRET.
+"""RFLAGS as a whole, and the ways between rings, in machine code: PUSHF, POPF, SYSCALL, SYSRET, IRET; PAUSE.
 
 The last three are those of 64-bit code with the selectors that STAR tells; all else is the interpreter's.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from pykvm.translate import context
 from pykvm.translate.codepage import KERNEL_64, USER_64
-from pykvm.translate.encode import ADD, AND, CMP, OR, R9, R10, R11, RCX, RSP, SHL, SHR, Mem
+from pykvm.translate.encode import ADD, AND, CMP, OR, R9, R10, R11, RAX, RCX, RSP, SHL, SHR, Mem
 from pykvm.translate.routines import ARITHMETIC, SYSTEM, slot
 from pykvm.x86.registers import RFLAGS_AC, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_NT, RFLAGS_TF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.translate.routines import Routines
+
+SCHED_YIELD = 24  # <asm/unistd_64.h>
 
 
 def _image(asm: Routines) -> None:
@@ -82,6 +84,26 @@ def flags(asm: Routines) -> None:
     _take_image(asm)
     _find_pending(asm)
     asm.restore_flags()
+    asm.jump_to(slot("block_return"))
+
+
+def pause(asm: Routines) -> None:
+    """PAUSE: of many, one is the host's sched_yield, as who is waited for may have no processor to run on."""
+    asm.entries["do_pause"] = asm.here
+    asm.pop_to(slot("block_return"))
+    asm.mov(RCX, slot("pauses"))
+    asm.lea(RCX, Mem(RCX, -1))
+    asm.mov(slot("pauses"), RCX)
+    asm.raw("e305")  # jrcxz, over the jump
+    asm.jump("paused")
+    asm.set(slot("pauses"), context.PAUSES)
+    asm.save("rax")
+    asm.mov(slot("temporary"), R11)
+    asm.set(RAX, SCHED_YIELD)
+    asm.raw("0f05")  # syscall: RCX and R11 are lost, flags are kept
+    asm.mov(R11, slot("temporary"))
+    asm.restore("rax")
+    asm.label("paused")
     asm.jump_to(slot("block_return"))
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pykvm.translate.blocks import Blocks
     from pykvm.translate.codepage import CodePage
     from pykvm.translate.emit import Action
+    from pykvm.translate.finder import Finder
 
 LONGEST = 48  # instructions in a block
 LONGEST_INSTRUCTION = 15
@@ -27,6 +28,15 @@ LENGTHS = (3, 4, 2, 5, 7, 8, 1, 6)  # of instructions, the frequent ones first
 _JUMP = b"\xe9\0\0\0\0"
 STI = b"\xfb"
 LEAVE_SIZE = len(leave_if_pending(0, "sti"))
+_NOTHING = tuple(
+    bytes.fromhex(code)
+    for code in ("", "90", "6690", "0f1f00", "0f1f4000", "0f1f440000", "660f1f440000", "0f1f8000000000")
+)
+"""NOPs of 0 to 7 bytes (Intel SDM vol. 2B, NOP)."""
+_BEFORE_ONE = (0, 0, 0, 0, 0, 3, 2, 1)
+_BEFORE_TWO = (3, 2, 1, 0, 0, 6, 5, 4)
+"""Bytes before an instruction with a distance, or with two of which the second lies 5 bytes behind the first,
+by the place modulo 8 that the first would have without: so that none lies across 8 aligned bytes."""
 
 ACTIONS: list[Action | None] = list(emit_integer.ACTIONS)
 for _table in (emit_vector.ACTIONS, emit_system.ACTIONS):
@@ -55,8 +65,9 @@ def _leave(rip: int) -> bytes:
     return store_number(SLOT["rip"], rip) + call_slot(SLOT["interpret"])
 
 
-def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
+def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Block:
     """Translate the block at ``offset`` of ``page`` and add it to ``blocks``."""
+    blocks.watch(page)
     form = blocks.form(page.mode)
     emitter, memory, wide = form.emitter, form.memory, bool(page.mode & WIDE)
     gva, known = page.gva, page.blocks
@@ -93,7 +104,8 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
             except IndexError:  # it goes on in the next page
                 if at:  # in a block of its own
                     break
-                if block.spill is None and (second := blocks.second(page)) is not None:
+                if block.spill is None and (second := finder.second(page)) is not None:
+                    blocks.watch(second)
                     block.spill = second
                     code += bytes(blocks.source(second.gpa)[:LONGEST_INSTRUCTION])
                     piece = b"\xeb" + bytes((HEAD_SIZE,)) + page_check(second)
@@ -109,8 +121,12 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
                     if jump is not None:
                         plain = False
                         piece, targets, ends = jump(emitter, p, mask)
-                        start = size + LEAVE_SIZE if shadow else size
-                        jumps += [(start + place, target) for place, target in targets]
+                        if targets:
+                            start = size + LEAVE_SIZE if shadow else size
+                            before = _BEFORE_ONE if len(targets) == 1 else _BEFORE_TWO
+                            distance = before[start + targets[0][0] & 7]
+                            piece = _NOTHING[distance] + piece
+                            jumps += [(start + distance + place, target) for place, target in targets]
                     else:
                         action = ACTIONS[opcode]
                         if action is None or (
@@ -140,8 +156,9 @@ def translate(blocks: Blocks, page: CodePage, offset: int) -> Block:
             piece = leave_if_pending(gva + offset + at & mask, "sti")
             add(piece)
             size += len(piece)
-        add(_JUMP)
-        size += len(_JUMP)
+        piece = _NOTHING[_BEFORE_ONE[size + 1 & 7]] + _JUMP
+        add(piece)
+        size += len(piece)
         jumps.append((size - 4, gva + offset + at & mask))
     block.length = at
     blocks.translated += count

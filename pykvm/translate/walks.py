@@ -60,7 +60,10 @@ def _to_host(asm: Routines, slow: str) -> None:
 
 
 def _mark(asm: Routines, bit: int, slow: str) -> None:
-    """Set a bit of the page-table entry at R8, in RAM's page RDI, unless RCX, its value, has it."""
+    """Set a bit of the page-table entry at R8, in RAM's page RDI, unless RCX, its value, has it.
+
+    RAX and RSI are lost. An entry that another CPU has changed meanwhile stays as it is.
+    """
     done = asm.fresh("marked")
     asm.test(RCX, bit)
     asm.jump_if("nz", done)
@@ -68,9 +71,12 @@ def _mark(asm: Routines, bit: int, slow: str) -> None:
     asm.op(0x80, 7, Mem(RSI, 0, RDI), wide=False)  # cmp byte, 0
     asm.raw("00")
     asm.jump_if("ne", slow)
+    asm.mov(RAX, RCX)
+    asm.mov(RSI, RCX)
+    asm.alu_number(OR, RSI, bit)
     asm.raw("f0")
-    asm.op(0x80, 1, Mem(R8), wide=False)  # lock or byte, bit
-    asm.raw(bytes((bit,)))
+    asm.op(b"\x0f\xb1", RSI, Mem(R8))  # lock cmpxchg
+    asm.jump_if("ne", slow)
     asm.label(done)
 
 
@@ -182,41 +188,30 @@ def _fill(asm: Routines, user: int, write: int, slow: str) -> None:
         _mark(asm, PTE_D, slow)
         asm.alu_number(OR, RCX, PTE_D)
     _to_host(asm, slow)
-    asm.mov(RSI, slot("page_flags"))
-    asm.load_byte(RSI, Mem(RSI, 0, RDI))
     asm.mov(slot("walk_page"), RDI)
-    if write:
-        asm.alu(OR, RSI, RSI, wide=False)
-        asm.jump_if("nz", slow)
     asm.mov(RAX, R9)
     asm.shift(SHR, RAX, 12)
     asm.load_word(RAX, RAX)
-    asm.mov(RDI, R9)
-    asm.alu_number(AND, RDI, -0x1000)
-    asm.alu(SUB, R8, RDI)
-    asm.mov(Mem(RSP, context.TLB_ADDEND[user], RAX, 8), R8)
-    asm.set(R8, context.TAG_BIAS)
-    asm.alu(SUB, R8, RDI)
-    asm.mov(Mem(RSP, context.TLB_READ[user], RAX, 8), R8)
-    if not write:  # a page that is dirty already may be written as well, unless writes must be seen
-        asm.alu(OR, RSI, RSI, wide=False)
-        asm.jump_if("nz", f"read-only-{place}")
+    if write:
+        _note_writer(asm, user)
+        asm.jump_if("nz", slow)
+        _allow_reads(asm, user)
+    else:  # a page that is dirty already may be written as well, unless writes must be seen
+        _allow_reads(asm, user)
         asm.test(RCX, PTE_D)
         asm.jump_if("z", f"read-only-{place}")
         asm.test(RBX, PTE_RW)
-        asm.jump_if("nz", f"both-{place}")
+        asm.jump_if("z", f"read-only-{place}")
+        _note_writer(asm, user)
+        asm.jump_if("nz", f"read-only-{place}")
+        asm.mov(Mem(RSP, context.TLB_WRITE[user], RAX, 8), R8)
+        asm.jump(f"log-{place}")
         asm.label(f"read-only-{place}")
         asm.invalid(R8)
-        asm.mov(Mem(RSP, context.TLB_WRITE[user], RAX, 8), R8)
-        if user:
-            asm.alu_number(ADD, RAX, 3 * context.ENTRIES, wide=False)
-        asm.jump(f"log-{place}")
-        asm.label(f"both-{place}")
     asm.mov(Mem(RSP, context.TLB_WRITE[user], RAX, 8), R8)
+    asm.label(f"log-{place}")
     if user:
         asm.alu_number(ADD, RAX, 3 * context.ENTRIES, wide=False)
-    _note_writer(asm)
-    asm.label(f"log-{place}")
     asm.op(0x85, RCX, slot("global_mask"))
     asm.jump_if("nz", f"global-{place}")
     asm.log("local_log", context.LOCAL_LOG)
@@ -229,22 +224,40 @@ def _fill(asm: Routines, user: int, write: int, slow: str) -> None:
     asm.jump_to(slot("return"))
 
 
-def _note_writer(asm: Routines) -> None:
-    """Remember of the page which TLB entry, RAX, can write it (plus 1; ~0: several can)."""
-    several, done = asm.fresh("several"), asm.fresh("noted")
+def _allow_reads(asm: Routines, user: int) -> None:
+    """The TLB's entry RAX is for the page of R9, at R8. R8 = its tag; RDI is lost."""
+    asm.mov(RDI, R9)
+    asm.alu_number(AND, RDI, -0x1000)
+    asm.alu(SUB, R8, RDI)
+    asm.mov(Mem(RSP, context.TLB_ADDEND[user], RAX, 8), R8)
+    asm.set(R8, context.TAG_BIAS)
+    asm.alu(SUB, R8, RDI)
+    asm.mov(Mem(RSP, context.TLB_READ[user], RAX, 8), R8)
+
+
+def _note_writer(asm: Routines, user: int) -> None:
+    """Remember of the page which TLB entry, RAX, can write it (plus 1; ~0: several can).
+
+    Flags: not zero if its writes must be seen. Who wants to see them sets the page's flag and then looks for
+    this note; one of the two is seen, as XCHG is a fence. RDX, RSI and RDI are lost.
+    """
+    done = asm.fresh("noted")
     asm.mov(RSI, slot("walk_page"))
     asm.shift(SHL, RSI, 2)
     asm.alu(ADD, RSI, slot("page_writers"))
     asm.mov(RDI, Mem(RSI), wide=False)
-    asm.lea(R8, Mem(RAX, 1))
+    asm.lea(RDX, Mem(RAX, 3 * context.ENTRIES * user + 1))
     asm.alu(OR, RDI, RDI, wide=False)
     asm.jump_if("z", done)
-    asm.alu(CMP, RDI, R8, wide=False)
+    asm.alu(CMP, RDI, RDX, wide=False)
     asm.jump_if("e", done)
-    asm.label(several)
-    asm.set(R8, -1)
+    asm.set(RDX, -1)
     asm.label(done)
-    asm.mov(Mem(RSI), R8, wide=False)
+    asm.op(0x87, RDX, Mem(RSI), wide=False)  # xchg
+    asm.mov(RSI, slot("page_flags"))
+    asm.mov(RDI, slot("walk_page"))
+    asm.load_byte(RSI, Mem(RSI, 0, RDI))
+    asm.alu(OR, RSI, RSI, wide=False)
 
 
 def page_checks(asm: Routines) -> None:

@@ -294,9 +294,21 @@ def _key_denies(sregs: dict[str, Any], access: int, user: bool, found: Walk, rig
 
 
 def _mark(memory: Memory, entries: list[Entry], access: int, mode: int) -> None:
-    """Set accessed and dirty; the PDPTEs of PAE paging have neither."""
+    for entry, bits in _marks(entries, access, mode):
+        put = memory.put_u32 if entry.size == 4 else memory.put_u64
+        put(entry.gpa, entry.value | bits)
+
+
+def _marks(entries: list[Entry], access: int, mode: int) -> list[tuple[Entry, int]]:
+    """The entries that lack accessed or dirty bits, with those; the PDPTEs of PAE paging have neither."""
+    found = []
     for entry in entries[1 if mode == 3 else 0 :]:
         bits = PTE_A | PTE_D if access == WRITE and entry is entries[-1] else PTE_A
         if entry.value & bits != bits:
-            put = memory.put_u32 if entry.size == 4 else memory.put_u64
-            put(entry.gpa, entry.value | bits)
+            found.append((entry, bits))
+    return found
+
+
+def unmarked(found: Walk, access: int, sregs: dict[str, Any]) -> bool:
+    """Whether ``walk`` with ``mark`` would change what it found without."""
+    return bool(_marks(found.entries, access, _mode(sregs)))

@@ -150,9 +150,6 @@ USER_CANNOT = {
 }
 """Kernels that KVM can't run with `interrupts: user`."""
 
-TRANSLATED_CANNOT: dict[str, str] = {"smp": "translated machines have one CPU so far"}
-"""Kernels that the translator can't run."""
-
 _NO_SYSENTER = "SYSENTER in 64-bit mode is #UD, as on an AMD processor"
 
 LAB: dict[str, dict[str, str]] = {

@@ -209,7 +209,8 @@ class RoutineWalls:
                 value = added(value, constant(ops[1].mem.disp))
             return [(after, self._put(i, ops[0], value._replace(id=None), state))]
         if name == "xchg":
-            one, other = (state.get(_WIDE[i.reg_name(op.reg)]) for op in ops)
+            one, state = self._get(i, ops[0], state)
+            other, state = self._get(i, ops[1], state)
             return [(after, self._put(i, ops[1], one, self._put(i, ops[0], other, state)))]
         if name in ("cmp", "test"):
             one, state = self._get(i, ops[0], state)
@@ -227,8 +228,13 @@ class RoutineWalls:
             size = 4 if name == "ldmxcsr" else 512
             check_slot(self._place(ops[0].mem, state), size, name == "fxsave64", None)
             return [(after, state)]
-        if name == "syscall" and self.name == "signal_handler":
-            return [(after, state)]
+        if name == "lock cmpxchg":
+            _, state = self._get(i, ops[0], state)
+            value, state = self._get(i, ops[1], state)
+            state = self._put(i, ops[0], value, state).having("rax", Value())
+            return [(after, replace(state, flags=""))]
+        if name == "syscall" and self.name in ("signal_handler", "do_pause"):
+            return [(after, state.having("rax", Value()).having("rcx", Value()).having("r11", Value()))]
         return [(after, self._reckoned(i, name.removeprefix("lock "), state))]
 
     def _reckoned(self, i: capstone.CsInsn, name: str, state: State) -> State:

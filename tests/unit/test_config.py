@@ -288,6 +288,7 @@ def test_what_a_file_leaves_open_the_back_end_settles(machine, more, backend, in
         ("", ""),
         ("backend: kvm", ""),
         ("interrupts: user", ""),
+        ("cpus: 4", ""),
         ("pit: kernel", "pit: kernel"),
         ("interrupts: split", "interrupts: split"),
         ("interrupts: kernel\npit: kernel", "interrupts: kernel and pit: kernel"),

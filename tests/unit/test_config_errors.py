@@ -184,8 +184,6 @@ WRONG = [
     (K + "cpus: {count: 4, max: 3}",
      "machine.yaml:2:23: cpus.max: '3' is less than the 4 CPUs that the machine starts with; "
      "write a number from 4 on, or leave it out"),
-    (K + "cpus: 2\nbackend: translate",
-     "machine.yaml:2:7: cpus: translated machines have one CPU so far; write 1, or backend: kvm"),
     (K + "memory: {max: 2G}",
      "machine.yaml:2:15: memory.max: comes later: memory can't be added to a running machine yet; leave it out"),
     (K + "memory: {hugepages: true}", "machine.yaml:2:21: memory.hugepages: 'true' comes later: "

@@ -194,7 +194,8 @@ class StubCpu:
 
     made = []
 
-    def __init__(self, index, memory, ports, mmio, lock, entries, *, tsc_hz, cause):
+    def __init__(self, index, memory, ports, mmio, lock, entries, *, tsc_hz, cause, shared):
+        self.shared = shared
         self.index, self.entries, self.tsc_hz = index, entries, tsc_hz
         self.memory, self.ports, self.mmio, self.lock = memory, ports, mmio, lock
         self.exits = [0]
@@ -269,6 +270,17 @@ def test_the_timer_chip_of_a_translated_machine_interrupts_by_the_pic(translated
     assert not cpu.apic.has_interrupt()
     cpu.ports.write(0x43, 1, 0x34)  # mode 2: OUT is high
     assert cpu.apic.acknowledge() == 0x30
+    machine.close()
+
+
+def test_the_cpus_of_a_translated_machine_share_their_code_and_each_has_an_apic(translated):
+    machine, plan = translated("cpus: 3\n")
+    made = StubCpu.made
+    assert [cpu.index for cpu in made] == [0, 1, 2]
+    assert [cpu.apic for cpu in made] == [machine.devices[f"lapic-{index}"] for index in range(3)]
+    assert len({id(cpu.shared) for cpu in made}) == 1
+    assert not made[0].shared.alone
+    assert [cpu.loaded for cpu in made] == [plan.entry.state, None, None]
     machine.close()
 
 

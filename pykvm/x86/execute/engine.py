@@ -121,6 +121,8 @@ def carry_out(found: Found, cpu: Cpu, linear: Linear) -> Outcome | None:
             regs["rflags"] = rflags & ~RFLAGS_RF
         cpu.interrupt_shadow = False
         linear.begin()
+        if instruction.lock or row.mnemonic == "xchg":
+            linear.lock()
         row.action(Step(instruction, cpu, linear))
     except (Fault, Unsupported) as failure:
         if not isinstance(failure, Fault) or not failure.keeps:

@@ -44,6 +44,9 @@ class Linear:
         """A new instruction: nothing that was translated for the one before is good for it."""
         self._kept = (-1, 0, 0)
 
+    def lock(self) -> None:
+        """What the instruction reads and writes is one access to other CPUs (LOCK): nothing to do for one."""
+
     # By segment and offset, with the rights of the running code
 
     def read(self, segment: str, offset: int, size: int, access: int = READ) -> bytes:
