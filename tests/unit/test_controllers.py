@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from doubles import Clock
@@ -199,6 +200,7 @@ class StubCpu:
         self.index, self.entries, self.tsc_hz = index, entries, tsc_hz
         self.memory, self.ports, self.mmio, self.lock = memory, ports, mmio, lock
         self.exits = [0]
+        self.core = SimpleNamespace(words=[0] * 512)
         self.apic = None
         self.loaded = None
         self.closed = 0
