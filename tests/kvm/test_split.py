@@ -10,7 +10,8 @@ from pykvm.devices.apicbus import FIXED, as_msi
 from pykvm.kvm.system import Kvm
 
 VECTOR = 0x49
-IRR, SVR, SVR_ENABLED = 0x200, 0xF0, 0x1FF
+LDR, DFR, SVR, IRR = 0xD0, 0xE0, 0xF0, 0x200
+SVR_ENABLED = 0x1FF
 
 
 @pytest.fixture
@@ -19,13 +20,14 @@ def parts():
     with Kvm() as kvm, kvm.create_vm() as vm:
         vm.split_irqchip(24)
         with vm.create_vcpu(0) as vcpu:
-            enable(vcpu, SVR_ENABLED)
+            put(vcpu, {SVR: SVR_ENABLED})
             yield vm, vcpu
 
 
-def enable(vcpu, svr: int) -> None:
+def put(vcpu, values: dict[int, int]) -> None:
     registers = bytearray(vcpu.lapic())
-    pack_into("<I", registers, SVR, svr)
+    for offset, value in values.items():
+        pack_into("<I", registers, offset, value)
     vcpu.set_lapic(bytes(registers))
 
 
@@ -49,9 +51,18 @@ def test_a_message_to_an_apic_that_is_not_there_is_not_taken(parts, destination,
     assert not waits(vcpu)
 
 
+def test_nor_is_one_for_which_kvm_has_to_ask_each_apic(parts):
+    vm, flat = parts
+    with vm.create_vcpu(1) as cluster:  # of two models of logical destinations KVM makes no map
+        put(flat, {SVR: SVR_ENABLED, LDR: 1 << 24, DFR: 0xFFFF_FFFF})
+        put(cluster, {SVR: SVR_ENABLED, LDR: 0x11 << 24, DFR: 0x0FFF_FFFF})
+        assert vm.signal_msi(*as_msi(0x11, True, FIXED, VECTOR, False))
+        assert not vm.signal_msi(*as_msi(0x80, True, FIXED, VECTOR, False))
+
+
 def test_a_disabled_apic_takes_no_message(parts):
     vm, vcpu = parts
-    enable(vcpu, 0xFF)
+    put(vcpu, {SVR: 0xFF})
     assert not vm.signal_msi(*as_msi(0, False, FIXED, VECTOR, True))
     assert not waits(vcpu)
 
