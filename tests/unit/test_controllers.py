@@ -202,6 +202,8 @@ class StubCpu:
         self.exits = [0]
         self.core = SimpleNamespace(words=[0] * 512)
         self.apic = None
+        self.core = SimpleNamespace(apic=None, kept=None, words=[0] * 1024)
+        self.thread = 0
         self.loaded = None
         self.closed = 0
         StubCpu.made.append(self)
@@ -210,7 +212,7 @@ class StubCpu:
         return 7
 
     def connect(self, apic):
-        self.apic = apic
+        self.apic = self.core.apic = apic
 
     def load(self, state):
         assert self.apic is not None, "the APIC comes first"
