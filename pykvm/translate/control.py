@@ -35,8 +35,11 @@ M64 = (1 << 64) - 1
 
 
 def _target(p: Parts, size: int, mask: int) -> tuple[int, bool]:
-    distance = p.signed(size)
-    return p.after + distance & mask, distance < 0
+    """Where a jump goes, and whether that is back, also by way of the end of all addresses."""
+    if p.after > mask:
+        raise NotTranslated  # what comes next is back
+    target = p.after + p.signed(size) & mask
+    return target, target < p.after
 
 
 def _conditional(e: Emitter, p: Parts, mask: int) -> Jump:

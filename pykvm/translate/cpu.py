@@ -18,7 +18,7 @@ from pykvm.translate.store import Store
 from pykvm.x86 import entry
 from pykvm.x86.exceptions import Fault
 from pykvm.x86.paging import FETCH
-from pykvm.x86.registers import MP_STATE_HALTED, MP_STATE_RUNNABLE
+from pykvm.x86.registers import MP_STATE_HALTED, MP_STATE_RUNNABLE, MP_STATE_UNINITIALIZED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -249,10 +249,17 @@ class TranslatedCpu:
             "msrs": {number: cpu.msrs[number] for number in cpu.msrs},
             "tsc": self.core.tsc(),
             "debug": list(cpu.debug),
-            "mp_state": MP_STATE_HALTED if cpu.halted else MP_STATE_RUNNABLE,
+            "mp_state": self._activity,
             "nmi_masked": cpu.nmi_masked,
             "interrupt_shadow": cpu.interrupt_shadow,
         }
+
+    @property
+    def _activity(self) -> int:
+        apic = self.core.apic
+        if apic is not None and apic.waiting:
+            return MP_STATE_UNINITIALIZED
+        return MP_STATE_HALTED if self.core.cpu.halted else MP_STATE_RUNNABLE
 
     def load(self, state: dict[str, Any]) -> None:
         """Take what ``state`` has."""

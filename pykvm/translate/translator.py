@@ -156,10 +156,14 @@ def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Bl
             piece = leave_if_pending(gva + offset + at & mask, "sti")
             add(piece)
             size += len(piece)
-        piece = _NOTHING[_BEFORE_ONE[size + 1 & 7]] + _JUMP
+        after = gva + offset + at & mask
+        if after >= gva:
+            piece = _NOTHING[_BEFORE_ONE[size + 1 & 7]] + _JUMP
+            jumps.append((size + len(piece) - 4, after))
+        else:  # past the end of all addresses is back, where something may wait
+            piece = store_number(SLOT["rip"], after) + call_slot(SLOT["leave_for_attention_at"])
         add(piece)
         size += len(piece)
-        jumps.append((size - 4, gva + offset + at & mask))
     block.length = at
     blocks.translated += count
     block.hosts, block.guests = array("H", hosts), array("H", guests)

@@ -1,4 +1,4 @@
-"""Machines of several CPUs under KVM, with the interrupt controllers in the kernel and pykvm's own."""
+"""Machines of several CPUs: under KVM, wherever the interrupt controllers are, and translated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ first:  cmp     word [0x30100], 3
 """
 
 
-@pytest.fixture(params=["kernel", "split", "user"])
+@pytest.fixture(params=["kernel", "split", "user", "translate"])
 def boot(request, tmp_path):
     """Boots a kernel of four CPUs: the process's status, its words, the report."""
 
@@ -46,8 +46,10 @@ def boot(request, tmp_path):
             ["nasm", "-f", "bin", "-I", f"{LIBRARY}/", "-o", tmp_path / "k.bin", tmp_path / "k.asm"],
             check=True,
         )
+        translated = request.param == "translate"
+        backend = "backend: translate" if translated else f"backend: kvm\ninterrupts: {request.param}"
         (tmp_path / "machine.yaml").write_text(
-            f"cpus: 4\nmemory: 16M\nbackend: kvm\ninterrupts: {request.param}\n"
+            f"cpus: 4\nmemory: 16M\n{backend}\n"
             "kernel: {image: k.bin, format: flat, entry: protected, load: 0xa000}\n"
         )
         report = tmp_path / "report.json"

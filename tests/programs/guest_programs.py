@@ -165,17 +165,17 @@ def shell_initramfs() -> str:
 
 
 def command(
-    backend: str, image: str, initrd: str | Path, *, memory: int = 512, append: str = "quiet"
+    backend: str, image: str, initrd: str | Path, *, memory: int = 512, append: str = "quiet", cpus: int = 1
 ) -> list[str]:
     """The command line that boots it, with the console on standard output."""
     words = f"console=ttyS0 panic=-1 {append}".strip()
     if backend == "tcg":
         machine = "-accel tcg -cpu max -M pc -display none -no-reboot -nodefaults -serial stdio"
         return [
-            *("qemu-system-x86_64", *machine.split(), "-m", str(memory)),
+            *("qemu-system-x86_64", *machine.split(), "-m", str(memory), "-smp", str(cpus)),
             *("-kernel", image, "-initrd", str(initrd), "-append", words),
         ]
-    settings = (f"backend={backend}", f"memory={memory}M", f"kernel.cmdline={words}")
+    settings = (f"backend={backend}", f"cpus={cpus}", f"memory={memory}M", f"kernel.cmdline={words}")
     return [
         *(sys.executable, "-m", "pykvm", "boot", "--kernel", image, "--initrd", str(initrd)),
         *(word for setting in settings for word in ("--set", setting)),
@@ -205,7 +205,14 @@ def boot(words: list[str], *, timeout: float) -> subprocess.CompletedProcess[str
 
 
 def run_in_guest(
-    backend: str, image: str, names: list[str], programs: dict[str, Path], folder: Path, *, timeout: float
+    backend: str,
+    image: str,
+    names: list[str],
+    programs: dict[str, Path],
+    folder: Path,
+    *,
+    timeout: float,
+    cpus: int = 1,
 ) -> tuple[dict[str, Ran], list[subprocess.CompletedProcess[str]]]:
     """Run ``names`` in a guest; where it dies of one, in another guest from the next one on."""
     ran: dict[str, Ran] = {}
@@ -213,7 +220,7 @@ def run_in_guest(
     left = names
     while left:
         initrd = initramfs(folder / "initramfs.cpio", init(commands(left)), programs)
-        boots.append(boot(command(backend, image, initrd), timeout=timeout))
+        boots.append(boot(command(backend, image, initrd, cpus=cpus), timeout=timeout))
         ran |= parsed(boots[-1].stdout)
         begun = [name for name in left if name in ran]
         if not begun:  # not even the first one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -32,6 +33,7 @@ MAPPED = {
     0x4003_0000: 0,
 }
 PREFIXES = (b"", b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a", b"\x66", b"\xf3", b"\xf2\x0f", b"\x66\x0f")
+LONG = 60  # seconds until a test gives up
 FUZZ = int(os.environ.get("PYKVM_FUZZ", "0"))
 EDGES = sorted(
     {
@@ -148,3 +150,24 @@ def test_any_bytes_end_in_the_guest(cpl, wide):
             alarm.join()
         assert guest.guards_are_whole()
     guest.close()
+
+
+def test_code_that_jumps_round_all_addresses_forwards_only_hears_of_what_waits():
+    """In 32-bit code three jumps of less than 2 GiB lead to where they began, none of them back."""
+    places = (CODE, CODE + 0x5000_0000, CODE + 0xA000_0000 & 0xFFFF_FFFF)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(LONG)
+            guest = Guest(wide=False)
+            for number, gva in enumerate(places):
+                gpa = 0x30_0000 + number * PAGE
+                guest.map(gva, gpa, PRESENT | USER)
+                distance = (places[(number + 1) % 3] - gva & 0xFFFF_FFFF) - 5
+                guest.cpu.core.physical.write(gpa, b"\xe9" + distance.to_bytes(4, "little"))
+            threading.Timer(0.1, guest.cpu.wake).start()
+            status = 0 if guest.run_at_most(CODE) is None else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
