@@ -93,6 +93,10 @@ class I8259:
             self._levels |= bit
             self._edges |= bit
 
+    def masks(self, number: int) -> bool:
+        """Whether IMR keeps input ``number`` from asking."""
+        return bool(self._imr >> number & 1)
+
     @property
     def _irr(self) -> int:
         by_level = self.elcr | self._cascaded

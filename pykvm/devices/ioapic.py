@@ -74,6 +74,7 @@ class IoApic:
     def __init__(self, deliver: Deliver) -> None:
         self._deliver = deliver
         self.on_entry: Callable[[int], None] | None = None  # told of each pin whose entry was written
+        self.before: Callable[[], None] = lambda: None  # called before a register is written
         self._select = 0
         self._id = 0
         self._entries = [MASK] * PINS
@@ -109,6 +110,11 @@ class IoApic:
         message = _message(entry)
         return message[2] in MODES and self._deliver(*message)
 
+    def sends_edges_of(self, pin: int) -> bool:
+        """Whether an edge of input ``pin`` is an interrupt with a vector."""
+        entry = self._entries[pin]
+        return not entry & (LEVEL | MASK) and entry >> DELIVERY_MODE_SHIFT & 7 in BY_LEVEL
+
     def level(self, pin: int) -> Message | None:
         """The message of input ``pin``, masked or not, if it is by level and so has an EOI."""
         entry = self._entries[pin]
@@ -129,6 +135,7 @@ class IoApic:
         return self._read_selected() if offset == IOWIN else 0
 
     def write(self, offset: int, size: int, value: int) -> None:
+        self.before()
         if offset == IOREGSEL:
             self._select = value & 0xFF
         elif offset == IOWIN:

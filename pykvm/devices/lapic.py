@@ -77,6 +77,8 @@ class LocalApic:
         x2apic: bool = True,
         physical_bits: int = 36,
     ) -> None:
+        self.before: Callable[[], None] = lambda: None
+        """Called before a register is read."""
         self._identity = Identity(apic_id, bootstrap=bootstrap, x2apic=x2apic, physical_bits=physical_bits)
         self.matches = self._identity.matches
         self._core = core
@@ -316,6 +318,7 @@ class LocalApic:
     # The registers
 
     def _read(self, offset: int) -> int:
+        self.before()
         if reg.ISR <= offset < reg.ESR:
             return self._vectors.row(offset - reg.ISR >> 4)
         computed = self._computed.get(offset)

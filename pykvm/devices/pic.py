@@ -21,6 +21,8 @@ from pykvm.errors import InternalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pykvm.devices.device import Line, State
 
 # first port, number of ports, what the pair calls the first of them
@@ -44,6 +46,8 @@ class PicPair:
         self._intr = intr
         self._level = False
         self._chips = I8259(cascaded=1 << CASCADE), I8259()
+        self.before: Callable[[], None] = lambda: None
+        """Called before a register is read or written."""
 
     def line(self, number: int) -> Line:
         """Input ``number``, 0 to 15 but not 2."""
@@ -52,8 +56,14 @@ class PicPair:
         return Input(self._set, number)
 
     def _set(self, number: int, level: bool) -> None:
-        self._chips[number // INPUTS].set_input(number % INPUTS, level)
-        self._follow()
+        chip = self._chips[number // INPUTS]
+        chip.set_input(number % INPUTS, level)
+        if not chip.masks(number % INPUTS):
+            self._follow()
+
+    def masks(self, number: int) -> bool:
+        """Whether input ``number`` is masked: nothing follows from it."""
+        return self._chips[number // INPUTS].masks(number % INPUTS)
 
     def _follow(self) -> None:
         """The slave's output goes to the master, the master's to the CPU."""
@@ -81,6 +91,7 @@ class PicPair:
     # The driver's side
 
     def read(self, offset: int, size: int) -> int:
+        self.before()
         where, which = divmod(offset, 2)
         if where == ELCR:
             return self._chips[which].elcr
@@ -89,6 +100,7 @@ class PicPair:
         return value
 
     def write(self, offset: int, size: int, value: int) -> None:
+        self.before()
         where, which = divmod(offset, 2)
         if where == ELCR:
             self._chips[which].elcr = value & ELCR_BITS[which]

@@ -13,7 +13,7 @@ from pykvm.host.cpuid import guest_cpuid
 from pykvm.kvm.system import Kvm, cpuid_entries, cpuid_table
 from pykvm.machine import board, verdict
 from pykvm.machine.coalesced import CoalescedWrites
-from pykvm.machine.interrupts import ROUTES, IsaLines, KvmLine
+from pykvm.machine.interrupts import COM_IRQS, ROUTES, IsaLines, KvmLine
 from pykvm.machine.kvmcpu import KvmCpu
 from pykvm.machine.machine import Machine
 from pykvm.memory import layout
@@ -129,13 +129,18 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
     from pykvm.translate import features
     from pykvm.translate.cpu import TranslatedCpu
     from pykvm.translate.keptbytes import KeptBytes
+    from pykvm.translate.lateedge import LateEdges
     from pykvm.translate.shared import Shared
 
     config, memory = machine.config, plan.memory
     ports, mmio = PortBus(), MemoryBus()
     controllers = Controllers(machine.clock, ports, mmio, machine.devices)
 
-    lines = IsaLines(controllers.input)
+    late = LateEdges(controllers.chips.pic, controllers.chips.ioapic)
+    serial = COM_IRQS.values()
+    lines = IsaLines(
+        lambda irq: late.line(controllers.input(irq), irq) if irq in serial else controllers.input(irq)
+    )
     kept = KeptBytes(ports)
     board.fit(machine, ports, mmio, lines, memory, own_pit=config.pit != "none", coalesced=kept)
 
@@ -151,6 +156,8 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
         machine.add_cpu(cpu)
         cpu.connect(controllers.add_apic(index, cpu, asked, cpu.tsc, tsc_hz))
         kept.add(cpu.core)
+        if config.cpus.count == 1:
+            late.connect(cpu)
         if index == 0:
             machine.cpuid_asked = machine.cpuid_seen = asked
             cpu.load(plan.entry.state)

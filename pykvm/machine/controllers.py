@@ -65,10 +65,10 @@ class Controllers:
         self._clock = clock
         self._devices = devices
         self._bus = ApicBus()
-        self._chips = Chips(ports, mmio, devices, self._bus.deliver, self)
-        self._bus.on_eoi = self._chips.ioapic.eoi
+        self.chips = Chips(ports, mmio, devices, self._bus.deliver, self)
+        self._bus.on_eoi = self.chips.ioapic.eoi
         self._apics: list[LocalApic] = []
-        self.input = self._chips.input
+        self.input = self.chips.input
 
     def set(self, level: bool) -> None:
         """INTR of the PIC pair goes to LINT0 of all local APICs."""
@@ -91,7 +91,7 @@ class Controllers:
             self._clock,
             tsc,
             tsc_hz,
-            self._chips.pic.acknowledge,
+            self.chips.pic.acknowledge,
             bootstrap=index == 0,
             x2apic=cpuid.has(entries, "x2apic"),
             physical_bits=cpuid.physical_bits(entries),

@@ -18,6 +18,7 @@ delivery, signals      exceptions and interrupts; faults of emitted code become 
 bounce                 one instruction with its operand in a buffer, where emitted code can't reach it
 deviceaccess           loads and stores of devices, which are known by their place from the second time on
 keptbytes              bytes for a serial port, while a guest prints without pause
+lateedge               its interrupt while the CPU takes none
 core, finder, exits    the CPU without its thread: its parts, where code is, what it returns for
 cpu                    the vCPU: its loop, its interrupts, its face to the machine
 =====================  =============================================================================

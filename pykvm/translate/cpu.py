@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pykvm.devices.bus import MemoryBus, PortBus
     from pykvm.devices.lapic import LocalApic
     from pykvm.memory import GuestMemory
+    from pykvm.translate.lateedge import LateEdges
 
 NMI = 2
 STEPS = 256  # interpreted in a row before a look at what waits
@@ -77,7 +78,8 @@ class TranslatedCpu:
         self._news = threading.Event()
         self._store: Store | None = None
         self._closed = False
-        self._thread = 0  # the identity of the one that runs the guest
+        self.thread = 0  # the identity of the one that runs the guest
+        self.late: LateEdges | None = None
         self.load(entry.real(0, stack=0))
 
     def connect(self, apic: LocalApic) -> None:
@@ -93,10 +95,10 @@ class TranslatedCpu:
         assert apic is not None
         words = self.core.words
         if not apic.has_interrupt():
-            words[W_PENDING] = 0
+            words[W_PENDING] = int(self.late is not None and bool(self.late.waiting))
             return
         words[W_PENDING] = 1
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self.thread:
             self._tell()
         elif words[W_IF]:
             words[W_ATTENTION] = 1
@@ -127,7 +129,7 @@ class TranslatedCpu:
         """Run the guest until ``wake`` (None) or its end (a cause)."""
         words, handlers, exits = self.core.words, self._exits.handlers, self.exits
         enter, argument = self.core.enter, self.core.argument
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         shared = self._shared
         shared.lock.acquire()
         try:
@@ -187,6 +189,8 @@ class TranslatedCpu:
                 self.core.follow_syscall()
             elif words[W_PENDING] and words[W_IF] and not cpu.interrupt_shadow and apic is not None:
                 with self.core.lock:
+                    if self.late is not None:
+                        self.late.settle()
                     vector = apic.acknowledge() if apic.has_interrupt() else -1
                     words[W_PENDING] = int(apic.has_interrupt())
                 if vector >= 0:
