@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from itertools import pairwise
-
-from pykvm.libc.calls import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE, Mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,10 +12,6 @@ if TYPE_CHECKING:
     Sample = tuple[int, int]
     """Nanoseconds of the host's raw clock, and the counter then."""
 
-READ = bytes.fromhex("0f31 48c1e220 4809d0 c3")
-"""``rdtsc; shl rdx, 32; or rax, rdx; ret``: a function without arguments (System V ABI)."""
-
-PAGE = 4096
 WINDOW_NS = 20_000_000
 WINDOWS = 5
 TRIES = 16
@@ -32,17 +25,17 @@ def tsc_hz() -> int:
     Raises HostError where the host gives no executable memory (``pykvm.translate.usable`` tells why).
     """
     from pykvm.host.kept import Kept  # late: under KVM nobody asks
+    from pykvm.translate.memory import Rdtsc
 
     kept = Kept("the speed of the TSC", "host/tsc.py")
     text = kept.read()
     if text is not None:
         return int(text)
-    mapping = Mapping(PAGE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS)
+    counter = Rdtsc()
     try:
-        mapping.view[: len(READ)] = READ
-        measured = measure(ctypes.CFUNCTYPE(ctypes.c_uint64)(mapping.address), _raw_ns, time.sleep)
+        measured = measure(counter, _raw_ns, time.sleep)
     finally:
-        mapping.close()
+        counter.close()
     kept.write(str(measured))
     return measured
 

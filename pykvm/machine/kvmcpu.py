@@ -240,8 +240,8 @@ class KvmCpu:
         if page.u32[INTERNAL_NDATA] >= 3 and page.u64[INTERNAL_DATA] & HAS_BYTES:
             code = bytes(page.u8[INSN_BYTES : INSN_BYTES + min(page.u8[INSN_SIZE], 15)])
         if self._finisher is None:
-            from pykvm.machine.emulate import Finisher  # late: most hosts never need these
-            from pykvm.machine.physical import PhysicalMemory
+            from pykvm.devices.physical import PhysicalMemory  # late: most hosts never need these
+            from pykvm.machine.emulate import Finisher
 
             memory = PhysicalMemory(self._memory, self._mmio, self._lock)
             self._finisher = Finisher(self._vcpu, memory)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from errno import EINTR
 
-from pykvm.devices.bus import MemoryBus
+from pykvm.devices.physical import ApicFirst
 from pykvm.kvm import abi
 from pykvm.kvm.run import (
     APIC_BASE,
@@ -29,7 +29,6 @@ from pykvm.kvm.run import (
 )
 from pykvm.machine.accesses import Accesses
 from pykvm.machine.kvmcpu import KvmCpu
-from pykvm.memory.layout import PAGE
 from pykvm.x86 import entry
 from pykvm.x86.registers import MP_STATE_HALTED, MP_STATE_RUNNABLE, MP_STATE_UNINITIALIZED
 
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pykvm.devices.bus import PortBus, Reader, Writer
+    from pykvm.devices.bus import MemoryBus, PortBus
     from pykvm.devices.lapic import LocalApic
     from pykvm.kvm.vcpu import Vcpu
     from pykvm.machine.verdict import Cause
@@ -51,36 +50,6 @@ NO_EVENTS = {
 
 # Where a CPU begins after INIT and after SIPI: selector and base of CS, IP (SDM vol. 3 §9.1.4, §8.4.4)
 RESET_VECTOR = (0xF000, 0xFFFF_0000, 0xFFF0)
-
-
-class ApicFirst(MemoryBus):
-    """The memory bus as one CPU sees it: its local APIC lies over what else is there."""
-
-    def __init__(self, apic: LocalApic, bus: MemoryBus) -> None:
-        super().__init__()
-        self.on_change = bus.on_change
-        self._apic = apic
-        self._bus = bus
-
-    def reader(self, gpa: int, size: int) -> tuple[Reader, int]:
-        page = self._apic.page
-        if page is not None and page <= gpa and gpa + size <= page + PAGE:
-            return self._apic.read, gpa - page
-        return self._bus.reader(gpa, size)
-
-    def writer(self, gpa: int, size: int) -> tuple[Writer, int]:
-        page = self._apic.page
-        if page is not None and page <= gpa and gpa + size <= page + PAGE:
-            return self._apic.write, gpa - page
-        return self._bus.writer(gpa, size)
-
-    def read(self, gpa: int, size: int) -> int:
-        read, place = self.reader(gpa, size)
-        return read(place, size) & (1 << 8 * size) - 1
-
-    def write(self, gpa: int, size: int, value: int) -> None:
-        write, place = self.writer(gpa, size)
-        write(place, size, value)
 
 
 class UserInterruptCpu(KvmCpu):

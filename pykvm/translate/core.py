@@ -140,7 +140,8 @@ class Core:
 
     def connect(self, apic: LocalApic) -> None:
         """Take ``apic`` for this CPU's own."""
-        self.apic = self.cpu.apic = self.physical.apic = apic
+        self.apic = self.cpu.apic = apic
+        self.physical.connect(apic)
         self.cpu.lock = self.lock
         msrs: Any = self.cpu.msrs
         msrs.apic, msrs.lock = apic, self.lock

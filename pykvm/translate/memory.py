@@ -56,7 +56,7 @@ class ContextMemory:
 
 
 class Rdtsc:
-    """Calls ``rdtsc; shl rdx, 32; or rax, rdx; ret``."""
+    """A function that returns the host's TSC: ``rdtsc; shl rdx, 32; or rax, rdx; ret``."""
 
     def __init__(self) -> None:
         code = bytes.fromhex("0f31 48c1e220 4809d0 c3")

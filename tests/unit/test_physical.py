@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pykvm.devices.bus import MemoryBus
-from pykvm.machine.physical import PhysicalMemory
+from pykvm.devices.physical import PhysicalMemory
 from pykvm.memory import GuestMemory
 
 DEVICE = 0xD000_0000
