@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
         def state(self) -> dict[str, Any]: ...
         def raised(self) -> list[tuple[int, int | None, int | None, int]]: ...
+        def earlier(self) -> tuple[dict[str, Any], str] | None: ...
 
 
 def of_machine(
@@ -50,10 +51,10 @@ def _of_cpu(
     names: symbols.Symbols | None,
 ) -> dict[str, Any]:
     try:
-        state, raised = cpu.state(), cpu.raised()
+        state, raised, earlier = cpu.state(), cpu.raised(), cpu.earlier()
     except Exception as error:  # whatever a back end can't give: how the guest ended is told all the same
         return {"what": f"the CPU's state can't be had: {type(error).__name__}: {error}"}
-    return examine(kind, state, memory, raised=raised, entries=entries, symbols=names)
+    return examine(kind, state, memory, raised=raised, earlier=earlier, entries=entries, symbols=names)
 
 
 def _brief(number: int, cpu: Cpu, names: symbols.Symbols | None) -> str:

@@ -54,19 +54,25 @@ def examine(
     memory: Memory,
     *,
     raised: Sequence[tuple[int, int | None, int | None, int]] = (),
+    earlier: tuple[dict[str, Any], str] | None = None,
     entries: Sequence[dict[str, int]] = (),
     symbols: Symbols | None = None,
 ) -> dict[str, Any]:
     """What is known of a guest that ended as ``kind``: a crash's kind, or one of STILL_RUNNING or ASKED.
 
-    ``state`` is the CPU's as its back end gives it, ``raised`` the last exceptions that it knows, ``entries``
-    CPUID.
+    ``state`` is the CPU's as its back end gives it, ``raised`` the last exceptions that it knows, ``earlier``
+    what it was at an earlier moment and when, for where the host has lost it; ``entries`` CPUID.
     """
     found: dict[str, Any] = {}
     try:
         subject = Subject(state, memory, entries)
         if kind == "triple-fault" and not raised and is_reset(subject):
-            return _lost()
+            found.update(_lost())
+            if earlier is not None:
+                _look(found, Subject(earlier[0], memory, entries), symbols)
+                found["moment"] = earlier[1]
+                found["notes"] = [f"the last that is known of it, which follows, is how it was {earlier[1]}"]
+            return found
         _look(found, subject, symbols)
         history = [_raised(row) for row in raised]
         if kind == "triple-fault" and history:

@@ -28,6 +28,7 @@ class Vcpu(Descriptor):
         super().__init__(fd)
         self.index = index
         self.page = RunPage(fd, run_page_size)
+        self._noted: tuple[Any, Any] | None = None
         self.enter: Callable[[], int] = partial(untyped_ioctl, fd, KVM_RUN, None)
         """KVM_RUN, without a frame of Python's around it: 0, or -1, and then ``left`` tells why."""
 
@@ -75,6 +76,19 @@ class Vcpu(Descriptor):
         current = structs.kvm_sregs()
         self.struct("KVM_GET_SREGS", current)
         self._set("KVM_SET_SREGS", current, values)
+
+    def note(self) -> None:
+        """Keep the registers as they are now, for ``noted``, at the price of two ioctls."""
+        if self._noted is None:
+            self._noted = structs.kvm_regs(), structs.kvm_sregs()
+        self.struct("KVM_GET_REGS", self._noted[0])
+        self.struct("KVM_GET_SREGS", self._noted[1])
+
+    def noted(self) -> Plain | None:
+        """``regs`` and ``sregs`` as the last ``note`` kept them."""
+        if self._noted is None:
+            return None
+        return {"regs": structs.to_dict(self._noted[0]), "sregs": structs.to_dict(self._noted[1])}
 
     def set_cpuid(self, table: Any) -> None:
         """KVM_SET_CPUID2; before the first KVM_RUN."""

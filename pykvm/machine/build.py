@@ -109,6 +109,7 @@ def _on_kvm(machine: Machine, plan: Plan, kvm: Kvm) -> None:
         thread = machine.add_cpu(cpu)
         cpu.coalesced = coalesced
         vcpu.set_cpuid(cpuid_table(asked))
+        cpu.forgets = cpuid.is_amd(entries)
         if own is not None and isinstance(cpu, UserInterruptCpu):
             cpu.kick = thread.kick
             # The APIC's timer has no TSC to look at: CPUID offers no deadline.

@@ -52,6 +52,13 @@ if TYPE_CHECKING:
             """
             ...
 
+        def earlier(self) -> tuple[dict[str, Any], str] | None:
+            """``state`` of an earlier moment, at least its regs and sregs, and when that was.
+
+            For back ends whose host may lose the state by a triple fault.
+            """
+            ...
+
         def exit_names(self) -> dict[int, str]:
             """The names of the numbers in ``exits``, for the report."""
             ...

@@ -94,6 +94,10 @@ class KvmCpu:
         self._lock = lock
         self._accesses = Accesses(vcpu.page, ports, mmio)
         self._finisher: Finisher | None = None
+        self.forgets = False
+        """KVM resets the registers at a shutdown: AMD's VMCB is undefined then (APM vol. 2 §15.14.3)."""
+        self._entry: dict[str, Any] | None = None
+        self._noted = ""  # at which access
         self._enter: Callable[[], int] = vcpu.enter  # -1: ``vcpu.left`` tells; or an errno that it told
 
     def run(self) -> Cause | None:
@@ -156,6 +160,8 @@ class KvmCpu:
         count = page.u32[IO_COUNT]
         with self._lock:
             if count == 1:
+                if self.forgets:
+                    self._note(is_write, f"port {port:#x}")
                 return self._accesses.bind_port(size, port, bool(is_write))
             at = page.u64[IO_DATA_OFFSET]
             data = page.u8[at : at + size * count]
@@ -170,14 +176,21 @@ class KvmCpu:
         page = self._page
         with self._lock:
             access = self._accesses.bind_memory()
+            gpa, size = page.u64[MMIO_GPA], page.u32[MMIO_LEN]
+            if self.forgets:
+                self._note(page.u8[MMIO_IS_WRITE], f"device memory at {gpa:#x}")
             if access is None:
-                gpa, size = page.u64[MMIO_GPA], page.u32[MMIO_LEN]
                 data = page.u8[MMIO_DATA : MMIO_DATA + size]
                 if page.u8[MMIO_IS_WRITE]:
                     self._mmio.write(gpa, size, int.from_bytes(data, "little"))
                 else:
                     data[:] = self._mmio.read(gpa, size).to_bytes(size, "little")
             return access
+
+    def _note(self, is_write: int, place: str) -> None:
+        """Keep the registers for a post-mortem. At each exit they would cost more than the exit itself."""
+        self._vcpu.note()
+        self._noted = f"first {'wrote to' if is_write else 'read'} {place}"
 
     def _other(self, reason: int) -> Cause | None:
         handler = self.handlers.get(reason)
@@ -260,6 +273,7 @@ class KvmCpu:
         return save_vcpu(self._vcpu)
 
     def load(self, state: dict[str, Any]) -> None:
+        self._entry = state
         load_vcpu(self._vcpu, state)
 
     def halted_for_ever(self) -> bool:
@@ -272,6 +286,12 @@ class KvmCpu:
 
     def raised(self) -> list[tuple[int, int | None, int | None, int]]:
         return []  # KVM doesn't tell
+
+    def earlier(self) -> tuple[dict[str, Any], str] | None:
+        noted = self._vcpu.noted()
+        if noted is not None:
+            return noted, f"when it {self._noted}"
+        return None if self._entry is None else (self._entry, "when it was started")
 
     def exit_names(self) -> dict[int, str]:
         return {

@@ -298,6 +298,9 @@ class TranslatedCpu:
     def raised(self) -> list[tuple[int, int | None, int | None, int]]:
         return list(self.core.raised)
 
+    def earlier(self) -> None:
+        """Nothing is lost here."""
+
     def exit_names(self) -> dict[int, str]:
         return dict(enumerate(REASONS))
 

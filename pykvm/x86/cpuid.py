@@ -82,6 +82,11 @@ def vendor(entries: Iterable[Entry]) -> str:
     return raw.decode("latin-1").rstrip("\0")
 
 
+def is_amd(entries: Iterable[Entry]) -> bool:
+    """Whether the CPU is of AMD's kind."""
+    return vendor(entries) in ("AuthenticAMD", "HygonGenuine")
+
+
 def physical_bits(entries: Iterable[Entry]) -> int:
     """MAXPHYADDR, 36 where CPUID doesn't tell."""
     entry = get(entries, 0x8000_0008)
@@ -230,7 +235,7 @@ def for_vcpu(entries: Sequence[Entry], apic_id: int, count: int) -> list[Entry]:
     """The entries of the vCPU with ``apic_id``, in one package of ``count`` cores with a thread each."""
     result = [entry for entry in _copy(entries) if entry["function"] not in (0xB, 0x1F, 0x8000_0026)]
     shift = (count - 1).bit_length()
-    amd = vendor(entries) in ("AuthenticAMD", "HygonGenuine")
+    amd = is_amd(entries)
     for entry in result:
         function = entry["function"]
         if function == 1:

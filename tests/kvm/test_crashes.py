@@ -13,6 +13,8 @@ def test_the_post_mortem_names_the_bug(name, tmp_path):
         assert ended.status == 125
         assert "that what led to it is lost" in ended.said
         assert "--set backend=translate" in ended.said
+        assert f"is how it was {ended.crash['moment']}" in ended.said
+        assert ended.crash["registers"]
         return
     crashes.check(name, ended)
     assert ended.crash["fault"]["source"] == "tried"

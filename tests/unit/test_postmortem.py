@@ -198,6 +198,25 @@ def test_registers_after_a_reset_tell_nothing():
     assert found["reset_by_host"] is True
     assert "--set backend=translate" in found["try"]
     assert "fault" not in found
+    assert "rip" not in found
+
+
+def test_after_a_reset_the_last_that_is_known_is_told_with_when_it_was():
+    state = entry.real(0, stack=0)
+    state["sregs"]["cs"]["selector"] = 0xF000
+    state["regs"]["rip"] = 0xFFF0
+    before, memory = guest(UD2)
+    earlier = ({name: before[name] for name in ("regs", "sregs")}, "when it first wrote to port 0x3f8")
+    found = postmortem.examine("triple-fault", state, memory, earlier=earlier)
+    assert found["reset_by_host"] is True
+    assert (found["rip"], found["moment"]) == (CODE, "when it first wrote to port 0x3f8")
+    assert "fault" not in found
+    text = postmortem.lines(found)
+    assert text[0].startswith("what happened: this host's KVM resets the registers")
+    assert text[1] == (
+        "  the last that is known of it, which follows, is how it was when it first wrote to port 0x3f8"
+    )
+    assert any("ud2" in line for line in text)
 
 
 @pytest.mark.parametrize(("kind", "raised"), [("halted", []), ("triple-fault", [(UD, None, None, 0xFFF0)])])
@@ -372,6 +391,9 @@ class Stopped:
 
     def raised(self):
         return [(UD, None, None, CODE)]
+
+    def earlier(self):
+        return None
 
 
 def test_a_machine_without_a_state_or_a_kernel_file_is_told(tmp_path):
