@@ -2,7 +2,8 @@
 
 tests/unit needs no KVM. tests/kvm runs on this host's /dev/kvm. With ``--lab`` every test of tests/kvm has
 a twin, ``test_x[lab]``, that runs in the lab, a machine with AMD-V emulated by QEMU (tests/lab/lab); the
-tests in tests/lab/inside run only there. All twins of a session run in one boot of it.
+tests in tests/lab/inside run only there. All twins of a session run in one boot of it, while the
+other tests run here.
 
 Tests marked ``fast_kvm`` boot kernels by KVM that want ring 0 at the hardware's speed. A host whose KVM
 interprets ring 0 leaves them to the lab. Those marked ``any_backend`` leave the choice to pykvm: they run on
@@ -18,7 +19,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from twins import ReportWriter, Twin, TwinRunner
+from twins import ReportWriter, Twin, TwinRunner, turn
 
 TESTS = Path(__file__).parent
 KVM, LAB, INSIDE = TESTS / "kvm", TESTS / "lab", TESTS / "lab" / "inside"
@@ -27,7 +28,7 @@ KVM, LAB, INSIDE = TESTS / "kvm", TESTS / "lab", TESTS / "lab" / "inside"
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pykvm")
     group.addoption("--lab", action="store_true", help="run the tests of KVM in the lab too")
-    group.addoption("--lab-seconds", type=int, default=1200, metavar="N", help="the lab's time limit (1200)")
+    group.addoption("--lab-seconds", type=int, default=2400, metavar="N", help="the lab's time limit (2400)")
     group.addoption("--inside", metavar="FILE", help="this is the lab: write pytest's reports to FILE")
 
 
@@ -87,7 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     kept = [item for item in items if item not in left_out]
-    items[:] = sorted(kept, key=lambda item: isinstance(item, Twin))  # the lab last
+    items[:] = sorted(kept, key=turn)
 
 
 def _under(node: pytest.Collector | pytest.Item, *folders: Path) -> bool:

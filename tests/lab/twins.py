@@ -1,18 +1,21 @@
 """Tests that run in the lab and are counted here, one by one.
 
-A twin stands for a test in this pytest session. The first twin to run boots the lab, in which one pytest
-runs the tests of all twins and writes its reports, a line of JSON each, to the folder that both sides see.
-Out here each twin gives pytest the reports of its test as its own: outcome, traceback, captured output and
-times are those from inside, and -x, --lf and the last line's counts work as for any test.
+A twin stands for a test in this pytest session. Before the first test the lab is booted, in which one pytest
+runs the tests of all twins and writes its reports, a line of JSON each, to the folder that both sides see;
+the tests that run out here go on beside it. When their turn comes, each twin gives pytest the reports of its
+test as its own: outcome, traceback, captured output and times are those from inside, and -x, --lf and the
+last line's counts work as for any test.
 """
 
 from __future__ import annotations
 
 import collections
 import json
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +25,17 @@ LAB = Path(__file__).with_name("lab")
 HANG_SECONDS = 240  # after which a test's Python stack is printed, for the post-mortem
 CONSOLE_LINES = 200  # a panic alone takes more than 50
 QEMU_DIED = "QEMU's status: 139"
-"""What tests/lab/lab says where QEMU itself had a segmentation fault.
+"""What tests/lab/lab says where QEMU itself had a segmentation fault: what is left gets another boot.
 
 Seen each time that guests/tests/breakpoints runs after guests/hostile/registers in one boot, and never
-otherwise: what that guest leaves in the debug registers is too much for QEMU 7.2's CPU. The tests that are
-left get another boot."""
+otherwise: what that guest leaves in the debug registers is too much for QEMU 7.2's CPU."""
+HOSTILE = "test_hostile_guests"  # so these run last
 MOST_BOOTS = 3
+
+
+def turn(item: pytest.Item) -> int:
+    """Where in the session's order an item belongs: what runs here, the lab's, those that may end the lab."""
+    return (1 + (HOSTILE in item.path.name)) if isinstance(item, Twin) else 0
 
 
 class Twin(pytest.Item):
@@ -60,22 +68,25 @@ class TwinRunner:
         self.config = config
         self.lab: Lab | None = None
         self.boots = 0
+        self.twins: list[Twin] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.twins = [item for item in session.items if isinstance(item, Twin)]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        if self.lab is None and self.twins:
+            marks = [mark for twin in self.twins for mark in twin.iter_markers("images")]
+            self._make_images({name for mark in marks for name in mark.args})
+            self._boot(self.twins)
         if not isinstance(item, Twin):
             return None
-        twins = [other for other in item.session.items if isinstance(other, Twin)]
-        if self.lab is None:
-            marks = [mark for twin in twins for mark in twin.iter_markers("images")]
-            self._make_images({name for mark in marks for name in mark.args})
-            self._boot(twins)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         while self.lab.died_before(item.test.nodeid) and self.boots < MOST_BOOTS:
             reporter = self.config.pluginmanager.get_plugin("terminalreporter")
             reporter.write_line(f"\nQEMU crashed in {item.nodeid}; the lab is started again from there")
             self.lab.close()
-            self._boot(twins[twins.index(item) :])
+            self._boot(self.twins[self.twins.index(item) :])
         for report in self.lab.reports(item.test.nodeid):
             report.nodeid, report.location = item.nodeid, item.location
             item.ihook.pytest_runtest_logreport(report=report)
@@ -120,6 +131,7 @@ class Lab:
         (out / "reports").touch()
         self._file = (out / "reports").open(encoding="utf-8")
         self._line = ""
+        self._ended = False
         self._reports: dict[str, list[pytest.TestReport]] = collections.defaultdict(list)
         self._console: collections.deque[str] = collections.deque(maxlen=CONSOLE_LINES)
         # setpriv: if this process is killed, the lab ends too.
@@ -145,6 +157,15 @@ class Lab:
             text=True,
             errors="replace",
         )
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # None: no more
+        self._reader = threading.Thread(target=self._listen, name="lab's console")
+        self._reader.start()
+
+    def _listen(self) -> None:
+        """Take what the lab prints whether somebody waits for it or not: a full pipe would hold it up."""
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
 
     def reports(self, test: str) -> Iterator[pytest.TestReport]:
         """The reports of a test, as soon as it has ended; a failure where the lab ended before it."""
@@ -171,9 +192,13 @@ class Lab:
 
     def _wait_for(self, test: str) -> None:
         # The inner pytest prints a line after each test, once its reports are written.
-        while not self._finished(test) and (line := self._process.stdout.readline()):
-            self._console.append(line)
-            self._read()
+        while not (self._ended or self._finished(test)):
+            line = self._lines.get()
+            if line is None:
+                self._ended = True
+            else:
+                self._console.append(line)
+                self._read()
 
     def _finished(self, test: str) -> bool:
         return any(report.when == "teardown" for report in self._reports[test])
@@ -192,8 +217,9 @@ class Lab:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.stdout.close()
         self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
         self._file.close()
         self.folder.cleanup()
 
