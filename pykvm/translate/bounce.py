@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pykvm.translate.blocks import Blocks
     from pykvm.translate.core import Core
     from pykvm.translate.state import ContextCpu
+    from pykvm.x86.execute.decode import Instruction
     from pykvm.x86.execute.linear import Linear
 
 M64 = (1 << 64) - 1
@@ -41,6 +42,8 @@ AREA = 512  # bytes of FXSAVE
 _UNALIGNED = frozenset((0x110, 0x111, 0x1F0, 0x1F7, *range(0x360, 0x364), *range(0x2C8, 0x2CE), 0x3CC))
 _WITHOUT_WAIT = frozenset(((0xD9, 6), (0xD9, 7), (0xDD, 6), (0xDD, 7)))  # FNSTENV FNSTCW FNSAVE FNSTSW
 FSW_ES = 0x80
+MASKED_MOVE = 0xF7  # MASKMOVQ and MASKMOVDQU, whose operand no ModRM names
+RDI = 7
 _BY_PREFIX = {0x16F: 4, 0x17F: 4}  # MOVDQU
 
 
@@ -57,29 +60,42 @@ class Operand:
 
 
 def operand(code: bytes, cpu: ContextCpu, linear: Linear) -> Operand | None:
-    """The memory operand of the instruction ``code`` at RIP; None where it has none.
-
-    16-bit code is made 32-bit code: [ECX] stands for the operand, whose address isn't used.
-    """
+    """The instruction ``code`` at RIP with its operand in memory, if it has one; None where it is none."""
     try:
         instruction = decode_whole(code, cpu.bits)
     except DecodeError:
         return None
-    if not instruction.is_memory:
+    if instruction.lock:
         return None
-    regs = cpu.regs
-    rip = regs["rip"]
-    regs["rip"] = rip + instruction.length & M64
-    step = Step(instruction, cpu, linear)
-    segment, offset = step.segment, step.offset()
-    regs["rip"] = rip
-    if cpu.bits == 16:
-        prefix = {"F2": b"\xf2", "F3": b"\xf3", "66": b"\x66"}.get(instruction.prefix, b"")
-        if not instruction.map:
-            prefix = b"\x66" if instruction.operand_size == 2 else b""
-        escape = bytes.fromhex(instruction.map)
-        code = prefix + escape + bytes((instruction.opcode, (instruction.reg & 7) << 3 | 1)) + bytes(1)
+    segment, offset = instruction.segment or "ds", 0
+    if instruction.is_memory:
+        regs = cpu.regs
+        rip = regs["rip"]
+        regs["rip"] = rip + instruction.length & M64
+        step = Step(instruction, cpu, linear)
+        segment, offset = step.segment, step.offset()
+        regs["rip"] = rip
+    elif instruction.map == "0F" and instruction.opcode == MASKED_MOVE:
+        offset = cpu.reg(RDI, instruction.address_size)
+    if cpu.bits != 64:
+        code = _without_addresses(instruction)
     return Operand(code, instruction.length, segment, offset)
+
+
+def _without_addresses(instruction: Instruction) -> bytes:
+    """As 32-bit code has it: [ECX] stands for an operand in memory, whose address isn't used."""
+    wanted = {"F2": b"\xf2", "F3": b"\xf3", "66": b"\x66"}
+    prefix = wanted.get(instruction.prefix, b"")
+    if instruction.operand_size == 2 and (not instruction.map or prefix == b"\xf2"):
+        prefix = b"\x66" + prefix  # x87's environment; CRC32
+    reg = (instruction.reg & 7) << 3
+    modrm = (
+        b""
+        if instruction.modrm < 0
+        else bytes((reg | (1 if instruction.is_memory else 0xC0 | instruction.rm),))
+    )
+    immediate = instruction.immediate.to_bytes(instruction.immediate_size, "little")
+    return prefix + bytes.fromhex(instruction.map) + bytes((instruction.opcode,)) + modrm + immediate
 
 
 class _BounceEmitter(Emitter):
@@ -88,6 +104,9 @@ class _BounceEmitter(Emitter):
     size = 0
     used = 0
     count = 0
+
+    def based(self, p: Parts) -> bytes:
+        return b""
 
     def access(self, size: int, access: int) -> bytes:
         self.size, self.used = size, access

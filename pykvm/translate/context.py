@@ -96,6 +96,7 @@ SLOT |= _slots(
     *("es", "ds", "fs", "gs", "cr2"),  # copies, for code that reads them
     *("star", "lstar", "syscall_mask"),
     "fast_system",  # 1: SYSCALL, SYSRET and IRET to user code may take the short way
+    *("fs_closed", "gs_closed"),  # not 0: 32-bit code may not reach all by them, see modes.py
     "bases_forbidden",  # not 0: RDFSBASE and its like are #UD
     "fast_iret",  # 1: IRET within ring 0 may
     *("kernel_cs", "kernel_ss", "user_cs", "user_ss"),

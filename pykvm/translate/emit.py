@@ -12,8 +12,16 @@ from __future__ import annotations
 from struct import pack, unpack_from
 
 from pykvm.translate.context import HOST_REGISTER, SCRATCH, SCRATCH2, SLOT
-from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND, REPEAT
-from pykvm.translate.encode import lea, load_slot, move_number, register_register, store_slot
+from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND, OTHER, REPEAT
+from pykvm.translate.encode import (
+    call_slot,
+    lea,
+    load_slot,
+    move_number,
+    register_register,
+    store_number,
+    store_slot,
+)
 from pykvm.translate.operands import (
     BOTH,
     INTEGER,
@@ -131,9 +139,6 @@ class Emitter:
         """
         code, prefixes = p.code, p.prefixes
         narrow = not self.wide or prefixes & ADDRESS
-        segment = prefixes & (FS | GS)
-        if segment == FS | GS:
-            raise NotTranslated  # the last of them counts
         out = b""
         if p.rip_relative:
             (displacement,) = unpack_from("<i", code, p.modrm + 1)
@@ -164,10 +169,24 @@ class Emitter:
             else:
                 made = lea(SCRATCH, host_base, host_index, shift, displacement)
                 out += bytes((made[0] & ~8,)) + made[1:] if narrow else made
-        if segment:
-            out += load_slot(SCRATCH2, SLOT["gs_base" if segment & GS else "fs_base"])
-            out += HOST_ADDRESS if self.wide else b"\x46\x8d\x0c\x09"
-        return out
+        return out + self.based(p)
+
+    def based(self, p: Parts) -> bytes:
+        """R9 += the base of FS or GS, where one is named; 32-bit code leaves where not all can be reached."""
+        segment = p.prefixes & (FS | GS)
+        if p.prefixes & OTHER and not self.wide and (segment or 0x2E in p.code[: p.modrm]):
+            raise NotTranslated  # the last of several counts; by CS nothing can be written
+        if not segment:
+            return b""
+        if segment == FS | GS:
+            raise NotTranslated
+        name = "gs" if segment & GS else "fs"
+        base = load_slot(SCRATCH2, SLOT[f"{name}_base"])
+        if self.wide:
+            return base + HOST_ADDRESS
+        leave = store_number(SLOT["rip"], p.after - len(p.code) & 0xFFFF_FFFF) + call_slot(SLOT["interpret"])
+        check = load_slot(SCRATCH2, SLOT[f"{name}_closed"]) + b"\xe3" + bytes((len(leave),)) + leave
+        return check + base + b"\x46\x8d\x0c\x09"  # lea r9d, [rcx + r9]
 
     def effective(self, p: Parts) -> tuple[int, int, int, int]:
         """Base, index (-1: none), the index's shift, displacement."""

@@ -178,7 +178,8 @@ def move_offset(e: Emitter, p: Parts) -> bytes:
     """A0 to A3 of 32-bit code: MOV of AL and EAX from and to an address, which ModRM 05 says otherwise."""
     opcode = (0x8A, 0x8B, 0x88, 0x89)[p.opcode & 3]
     code = p.code[: p.immediate - 1] + bytes((opcode, 0x05)) + p.code[p.immediate :]
-    return e.integer(Parts(code, opcode, p.prefixes, 0, p.immediate, len(code), p.after))
+    after = p.after + len(code) - len(p.code)  # so that it begins where it does
+    return e.integer(Parts(code, opcode, p.prefixes, 0, p.immediate, len(code), after))
 
 
 def exchange_rax(e: Emitter, p: Parts) -> bytes:

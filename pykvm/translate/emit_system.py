@@ -6,7 +6,7 @@ from struct import pack
 
 from pykvm.translate import emit_vector
 from pykvm.translate.context import HOST_REGISTER, SLOT
-from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND, REPEAT
+from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND, OTHER, REPEAT
 from pykvm.translate.emit import (
     HOST_ADDRESS,
     POPPED_4,
@@ -185,7 +185,7 @@ def read_control(e: Emitter, p: Parts) -> bytes:
 
 def string(e: Emitter, p: Parts) -> bytes:
     """MOVS, STOS, LODS, CMPS, SCAS: once by the host's own, or repeated by a routine or a loop."""
-    if p.prefixes & (LOCK | FS | GS) or (p.prefixes & ADDRESS):
+    if p.prefixes & (LOCK | FS | GS | ADDRESS) or (p.prefixes & OTHER and not e.wide):
         raise NotTranslated
     kind = p.opcode & ~1
     log = 0 if not p.opcode & 1 else 3 if p.rex & 8 else 1 if p.prefixes & OPERAND else 2

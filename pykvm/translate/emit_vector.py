@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import pack
 
 from pykvm.translate.context import HOST_REGISTER, SCRATCH, SCRATCH2, SLOT
-from pykvm.translate.decode import ADDRESS, F2, F3, FS, GS, LOCK, OPERAND
+from pykvm.translate.decode import ADDRESS, F2, F3, LOCK, OPERAND
 from pykvm.translate.emit import FROM_CX, HOST_ADDRESS, Emitter, NotTranslated, Parts, prefix_bytes
 from pykvm.translate.encode import load_slot, store_slot
 from pykvm.translate.operands import (
@@ -185,14 +185,12 @@ def state(e: Emitter, p: Parts) -> bytes:
 
 def masked_move(e: Emitter, p: Parts) -> bytes:
     """MASKMOVQ and MASKMOVDQU, which store at RDI."""
-    if p.value < 0xC0 or p.prefixes & (LOCK | F2 | F3) or p.prefixes & (FS | GS) == FS | GS:
+    if p.value < 0xC0 or p.prefixes & (LOCK | F2 | F3):
         raise NotTranslated
     size = 16 if p.prefixes & OPERAND else 8
     narrow = not e.wide or p.prefixes & ADDRESS
     out = b"\x41\x89\xf9" if narrow else b"\x49\x89\xf9"  # mov r9, rdi
-    if p.prefixes & (FS | GS):
-        out += load_slot(SCRATCH2, SLOT["gs_base" if p.prefixes & GS else "fs_base"])
-        out += HOST_ADDRESS if e.wide else b"\x46\x8d\x0c\x09"
+    out += e.based(p)
     rex = bytes((0x40 | p.rex & 5,)) if p.rex & 5 else b""
     wait = b"" if size == 16 else b"\x9b"  # what x87 has pending comes while RDI is the guest's
     return (

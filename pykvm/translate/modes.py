@@ -19,9 +19,15 @@ from pykvm.x86.registers import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.translate.state import ContextCpu
+    from pykvm.x86.segments import Segment
 
 INTERPRET_ONLY = (1 << 64) - 1
 """The mode in which nothing is translated: 16-bit code, segments that aren't flat, single steps."""
+
+
+def is_open(segment: Segment) -> bool:
+    """Whether 32-bit code may read and write at every offset in a segment."""
+    return segment["limit"] == 0xFFFF_FFFF and segment["type"] & 14 == 2 and not segment["unusable"]
 
 
 def present_mode(cpu: ContextCpu) -> int:
@@ -37,16 +43,11 @@ def present_mode(cpu: ContextCpu) -> int:
     if bits == 16 or cpl in (1, 2) or (cpl == 3 and flags & RFLAGS_AC and cr0 & CR0_AM):
         return INTERPRET_ONLY
     if bits == 32:
-        for name in ("cs", "ss", "ds", "es"):
-            segment = sregs[name]
-            if (
-                segment["base"]
-                or segment["limit"] != 0xFFFF_FFFF
-                or segment["unusable"]
-                or segment["type"] & 12 == 4
-            ):
-                return INTERPRET_ONLY
-            if name != "cs" and segment["type"] & 10 != 2:
+        code = sregs["cs"]
+        if code["base"] or code["limit"] != 0xFFFF_FFFF:
+            return INTERPRET_ONLY
+        for name in ("ss", "ds", "es"):
+            if sregs[name]["base"] or not is_open(sregs[name]):
                 return INTERPRET_ONLY
         if not sregs["ss"]["db"]:
             return INTERPRET_ONLY

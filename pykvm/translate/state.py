@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 
 from pykvm.translate.context import REGISTER_SLOT, SLOT
+from pykvm.translate.modes import is_open
 from pykvm.translate.routines import ARITHMETIC, SYSTEM
 from pykvm.x86.execute.cpu import Cpu
 from pykvm.x86.registers import (
@@ -40,6 +41,7 @@ _KEPT = SYSTEM | RFLAGS_TF | RFLAGS_RF | RFLAGS_VM | RFLAGS_NT | 3 << 19
 FLAGS, SYSTEM_FLAGS = SLOT["flags"] // 8, SLOT["system_flags"] // 8
 INTERRUPT_FLAG, ACCESS_FLAG = SLOT["interrupt_flag"] // 8, SLOT["access_flag"] // 8
 FS_BASE, GS_BASE = SLOT["fs_base"] // 8, SLOT["gs_base"] // 8
+FS_CLOSED, GS_CLOSED = SLOT["fs_closed"] // 8, SLOT["gs_closed"] // 8
 CS, SS, CR3, RIP = (SLOT[name] // 8 for name in ("cs", "ss", "cr3", "rip"))
 
 
@@ -157,6 +159,8 @@ class ContextCpu(Cpu):
         words, sregs = self._words, self.sregs
         words[FS_BASE] = sregs["fs"]["base"]
         words[GS_BASE] = sregs["gs"]["base"]
+        words[FS_CLOSED] = int(not is_open(sregs["fs"]))
+        words[GS_CLOSED] = int(not is_open(sregs["gs"]))
         words[CS] = sregs["cs"]["selector"]
         for name in ("ss", "es", "ds", "fs", "gs"):
             words[SLOT[name] // 8] = sregs[name]["selector"]

@@ -9,7 +9,7 @@ from pykvm.translate import emit_chase, emit_integer, emit_system, emit_vector
 from pykvm.translate.codepage import CHECK_SIZE, HEAD_SIZE, M64, PAGE, STUB, STUB_SIZE, WIDE, Block
 from pykvm.translate.context import PAGE_CHECKS, SLOT
 from pykvm.translate.control import JUMPS
-from pykvm.translate.decode import Undecoded, decode
+from pykvm.translate.decode import FS, GS, Undecoded, decode
 from pykvm.translate.emit import NotTranslated, Parts
 from pykvm.translate.emit_system import leave_if_pending
 from pykvm.translate.encode import call_slot, store_number
@@ -134,7 +134,9 @@ def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Bl
                         ):
                             raise NotTranslated
                         piece = action(emitter, p)
-                        if opcode not in PLACED and not (modrm < immediate and p.rip_relative):
+                        # Where FS or GS isn't open, 32-bit code leaves, and says where.
+                        placed = opcode in PLACED or (not wide and prefixes & (FS | GS))
+                        if not placed and not (modrm < immediate and p.rip_relative):
                             memory[key] = piece
                 except NotTranslated:
                     piece, ends = _leave(rip & mask), True
