@@ -82,6 +82,7 @@ REGRESSIONS = {
     "not aligned comes before a page fault": "vector-129:29",
     "CMPS that faults after some rounds keeps the last one's flags": "string:1795933409752778829:866",
     "a page fault of CALL's stack comes before #GP of its target": "integer-0ff:1795933669403096628:2314",
+    "REP MOVS reads before it writes, where both fault": "string:1795951203413372342:13",
     "a page fault in the half that natively is the kernel's": "integer-0ff:1795933114897189928:216",
 }
 
