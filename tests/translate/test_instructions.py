@@ -6,6 +6,7 @@ A seeded run of some thousands here; PYKVM_FUZZ=1000000 does as many, from a see
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +14,12 @@ from dataclasses import replace
 import native
 import pytest
 from compare import KINDS, Pair, make
-from forms import RBP
+from forms import RBP, Case
 from guest import Guest
 from native import Native
 from places import DATA
 
-from pykvm.x86.exceptions import UD
+from pykvm.x86.exceptions import MF, UD, XM
 
 ROUNDS = 12
 FUZZ = int(os.environ.get("PYKVM_FUZZ", "0"))
@@ -118,3 +119,69 @@ def test_what_has_differed_once_with_prefixes(code, pair):
     assert pair.differences(replace(case, code=bytes.fromhex(code))) == []
     assert pair.processor.word(native.VECTOR) == UD  # the end's
     assert pair.guest.rip == case.start + len(bytes.fromhex(code))
+
+
+ONE, MINUS_ONE, THREE, ZERO = (0x3FFF, 1 << 63), (0xBFFF, 1 << 63), (0x4000, 3 << 62), (0, 0)
+DENORMAL, LARGEST, SMALLEST = (0, 1), (0x7FFE, (1 << 64) - 1), (1, 1 << 63)
+X87_EXCEPTIONS = {
+    "invalid": (0, "d9fa", MINUS_ONE, ZERO),  # fsqrt
+    "denormal operand": (1, "d8c1", DENORMAL, ONE),  # fadd
+    "divide by zero": (2, "d8f1", ONE, ZERO),  # fdiv
+    "overflow": (3, "d8c8", LARGEST, ONE),  # fmul st0, st0
+    "underflow": (4, "d8c8", SMALLEST, ONE),
+    "precision": (5, "d8f1", ONE, THREE),
+}
+SSE_EXCEPTIONS = {
+    "invalid": (0, "0f51c1", 0xBF80_0000),  # sqrtps xmm0, xmm1
+    "denormal operand": (1, "0f58c1", 1),  # addps
+    "divide by zero": (2, "0f5ec1", 0),  # divps
+    "overflow": (3, "0f59c9", 0x7F7F_FFFF),  # mulps xmm1, xmm1
+    "underflow": (4, "0f59c9", 0x0080_0001),
+    "precision": (5, "0f5ec1", 0x4040_0000),
+}
+
+
+def with_state(
+    code: str, fcw: int, mxcsr: int, st: tuple[tuple[int, int], ...], xmm: tuple[int, int]
+) -> Case:
+    """A case with x87's stack and the singles of XMM0 and XMM1."""
+    image = bytearray(
+        struct.pack("<HHBBHQQII", fcw, 0, 3 if st else 0, 0, 0, 0, 0, mxcsr, 0xFFFF).ljust(512, b"\0")
+    )
+    for number, (exponent, significand) in enumerate(st):
+        image[32 + 16 * number : 42 + 16 * number] = struct.pack("<QH", significand, exponent)
+    for number, single in enumerate(xmm):
+        image[160 + 16 * number : 176 + 16 * number] = struct.pack("<I", single) * 4
+    case = make("x87", 0xD9, "a seed")
+    return replace(case, code=bytes.fromhex(code), fx=bytes(image))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("name", X87_EXCEPTIONS)
+def test_each_x87_exception(name, masked, pair):
+    """It waits for the next x87 instruction, here FWAIT, and is #MF there (SDM vol. 1 §8.6)."""
+    bit, code, *st = X87_EXCEPTIONS[name]
+    fcw = 0x37F if masked else 0x37F & ~(1 << bit)
+    case = with_state(code + "9b", fcw, 0x1F80, tuple(st), (0, 0))
+    assert pair.differences(case) == []
+    assert pair.vector == (UD if masked else MF)
+    assert pair.guest.rip == case.start + len(code) // 2 + masked
+    assert pair.guest.fx[2] >> bit & 1
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("name", SSE_EXCEPTIONS)
+def test_each_sse_exception(name, masked, pair):
+    bit, code, operand = SSE_EXCEPTIONS[name]
+    mxcsr = 0x1F80 if masked else 0x1F80 & ~(0x80 << bit)
+    case = with_state(code, 0x37F, mxcsr, (), (0x3F80_0000, operand))
+    assert pair.differences(case) == []
+    assert pair.vector == (UD if masked else XM)
+    assert pair.guest.rip == case.start + (3 if masked else 0)
+    assert pair.guest.fx[24] >> bit & 1
+
+
+def test_an_x87_stack_fault_is_invalid(pair):
+    case = with_state("d8c1 9b", 0x37E, 0x1F80, (), (0, 0))
+    assert pair.differences(case) == []
+    assert (pair.vector, pair.guest.fx[2] & 0x41) == (MF, 0x41)  # SF and IE

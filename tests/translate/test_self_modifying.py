@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from struct import pack
 
 import pytest
-from guest import CODE_AT, PRESENT, USER, WRITABLE, Guest
+from guest import CODE_AT, PRESENT, ROM_AT, USER, WRITABLE, Guest
 from places import CODE, DATA, END, PAGE
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
@@ -256,3 +256,25 @@ def test_code_beside_the_page_table_that_maps_it(guest, how):
         assert value & 0x60 == 0x60  # accessed and dirty
     guest.view[table + (DATA >> 12 & 511) * 8 :][:8] = before.to_bytes(8, "little")
     guest.cpu.core.mmu.forget()
+
+
+@pytest.mark.parametrize("cpl", [0, 3])
+@pytest.mark.parametrize("split", [0, 2, 4])
+def test_code_in_rom_stays_as_it_is(cpl, split):
+    """Writes to it go nowhere. ``split``: so many bytes of its first instruction are in RAM before it."""
+    guest = Guest(cpl=cpl, rom=PAGE)
+    start = ALIAS + PAGE - split
+    guest.map(ALIAS, CODE_AT[1])
+    guest.map(ALIAS + PAGE, ROM_AT)
+    head = mov(RAX, 1)
+    code = head + store_byte(start + len(head) + 8 + 1, 5) + mov(RDX, 2) + bytes((END,))
+    guest.view[CODE_AT[1] + PAGE - split : CODE_AT[1] + PAGE] = code[:split]
+    rom = guest.memory.region_at(ROM_AT).view
+    rom[: len(code) - split] = code[split:]
+    for _ in range(2):
+        guest.regs = [0] * 16
+        guest.run(start)
+        assert guest.rip == start + len(code) - 1
+        assert (guest.regs[RAX], guest.regs[RDX]) == (1, 2)
+        assert rom[: len(code) - split] == code[split:]
+    guest.close()
