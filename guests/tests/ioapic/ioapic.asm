@@ -20,10 +20,6 @@ COUNT   equ own + 4
         mov     eax, [WINDOW]
         fact    %1, eax
 %endmacro
-%macro  out8 2
-        mov     al, %2
-        out     %1, al
-%endmacro
 
 main:   say     "ioapic:"
         mov     dword [SVR], 0x1ff

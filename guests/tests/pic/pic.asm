@@ -8,10 +8,6 @@ LAST    equ own                 ; the last vector, and how many came
 COUNT   equ own + 4
 ORDER   equ own + 8
 
-%macro  out8 2
-        mov     al, %2
-        out     %1, al
-%endmacro
 %macro  in8 2                   ; name, port
         in      al, %2
         fact8   %1, al

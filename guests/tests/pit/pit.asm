@@ -3,10 +3,6 @@
 
 %include "pc.inc"
 
-%macro  out8 2
-        mov     al, %2
-        out     %1, al
-%endmacro
 %macro  status 2                ; name, read-back command for the status of counter 0 or 2
         out8    0x43, %2
         %if %2 & 8

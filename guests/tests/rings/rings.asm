@@ -9,12 +9,6 @@ KGSBASE equ 0xc0000102
 FSBASE  equ 0xc0000100
 GATE    equ FREE
 
-%macro  set_msr 3
-        mov     ecx, %1
-        mov     edx, %2
-        mov     eax, %3
-        wrmsr
-%endmacro
 %macro  base 2                  ; name, MSR
         mov     ecx, %2
         rdmsr

@@ -9,13 +9,6 @@ LSTAR   equ 0xc0000082
 FMASK   equ 0xc0000084
 EFER    equ 0xc0000080
 
-%macro  set_msr 3               ; number, high, low
-        mov     ecx, %1
-        mov     edx, %2
-        mov     eax, %3
-        wrmsr
-%endmacro
-
 main:   say     "syscall:"
         enter_long
         try     "nosce", syscall

@@ -3,22 +3,15 @@
 %include "pc.inc"
 %include "long.inc"
 
-%macro  set_msr 2
-        mov     ecx, %1
-        xor     edx, edx
-        mov     eax, %2
-        wrmsr
-%endmacro
-
 main:   say     "sysenter:"
         user    "null", sysenter                ; SYSENTER_CS is 0: #GP
         mov     ecx, user_stack
         mov     edx, back32
         try     "nullexit", sysexit
         user    "userexit", sysexit
-        set_msr 0x174, FREE                     ; SS is 8 above, ring 3's CS 16, its SS 24
-        set_msr 0x175, ring0_stack
-        set_msr 0x176, entry32
+        set_msr 0x174, 0, FREE                  ; SS is 8 above, ring 3's CS 16, its SS 24
+        set_msr 0x175, 0, ring0_stack
+        set_msr 0x176, 0, entry32
         descriptor FREE, FLAT_CODE
         descriptor FREE + 8, FLAT_DATA
         descriptor FREE + 16, FLAT_CODE | DPL3
@@ -64,8 +57,8 @@ go_long:
         shl     rdx, 32
         or      rax, rdx
         fact    "wide", rax
-        set_msr 0x175, ring0_stack
-        set_msr 0x176, entry64
+        set_msr 0x175, 0, ring0_stack
+        set_msr 0x176, 0, entry64
         user    "done64", sysenter
         fact    "cs64", [own]
         fact    "ss64", [own + 8]
