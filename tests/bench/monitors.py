@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Numbers = dict[str, float]
 
 KERNELS = Path(__file__).parent / "kernels"
+LOADING = Path(__file__).with_name("loading.py")
 LOAD = 1 << 20  # where guest.S is linked to
 MEMORY = 16  # MiB of the guest
 LONG = 60.0  # seconds for one run that takes a few
@@ -97,7 +98,7 @@ class Bench:
             found.append(self._serial(name, kernel, each, "kvm", SENT, about))
             found.append(self._serial(f"{name}, transl.", kernel, each, "translate", TRANSLATED_SENT, about))
         found += [self._screen("kvm", DRAWN), self._screen("translate", TRANSLATED_DRAWN)]
-        found += [self._hello(), self._alone(), self._many()]
+        found += [self._hello(), self._alone(), self._many(), self._vmlinux()]
         return found
 
     def kernel(self, work: str, count: int) -> Path:
@@ -188,6 +189,22 @@ class Bench:
         )
         ours = partial(measure, [*command(), "boot", "hello"], b"H", 0)
         return Measure("hello", rows, ours, partial(measure, words, b"b", QEMU_DONE), "QEMU kvm")
+
+    def _vmlinux(self) -> Measure:
+        """Without a guest: the loader beside a program that reads the file into memory that is as new."""
+        image = self.folder / "vmlinux"
+        script = [sys.executable, str(LOADING)]
+
+        def measure(work: str) -> Numbers:
+            if not image.exists():
+                _build(*script, "make", image)
+            done = subprocess.run([*script, work, str(image)], capture_output=True, text=True, timeout=LONG)
+            if done.returncode:
+                raise Failure(done.stderr)
+            return {"vmlinux": float(done.stdout)}
+
+        row = Row("vmlinux", RATIO, 2.0, "s", "an ELF kernel of 60 MB parsed and loaded")
+        return Measure("vmlinux", (row,), partial(measure, "load"), partial(measure, "read"), "read")
 
     def _alone(self) -> Measure:
         kernel = self.kernel("IDLE", 1)
