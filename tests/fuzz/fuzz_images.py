@@ -71,6 +71,14 @@ def samples() -> list[Sample]:
         at = 1024 + made.PAYLOAD_OFFSET
         trailer = [(at + len(packed) - 4, 4), *_words(at, 8)]
         found.append((f"bzimage-{name}", made.bzimage(packed), setup + trailer))
+    packed = made.COMPRESS["gzip"](made.vmlinux())
+    for name, fields in (
+        ("zimage", {"version": 0x203, "loadflags": 0, "code32_start": 0x1000}),
+        ("zimage-2.00", {"version": 0x200, "loadflags": 0}),
+        ("bzimage-2.01", {"version": 0x201}),
+        ("bzimage-worn", {"version": 0x203, "kernel_version": 0}),
+    ):
+        found.append((name, made.bzimage(packed, **fields), setup))
     elfs = {
         "elf64": made.vmlinux(),
         "elf32": made.vmlinux(bits=32),
