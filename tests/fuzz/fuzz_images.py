@@ -205,7 +205,7 @@ def payloads(rng: Random) -> None:
     except (InputError, HostError) as error:
         assert str(error).isprintable(), str(error)
     try:
-        whole.unpack(Image.of(data, "kernel"))
+        whole.unpack(Image.of(data, "kernel"), rng.choice((MIB, 64 * MIB)))
     except (InputError, HostError) as error:
         assert str(error).isprintable(), str(error)
 
