@@ -7,9 +7,11 @@ import sys
 
 from pykvm.cli.ending import Signalled
 from pykvm.cli.options import Parser, configuration, duration_ns, machine_options
+from pykvm.config.model import SerialConfig
 from pykvm.errors import HostError
 from pykvm.frozen import replace
 from pykvm.machine import report, verdict
+from pykvm.terminal.open import require_writable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +76,9 @@ class Boot:
         from pykvm.machine.session import Session
 
         assert config.kernel is not None
+        for device in config.devices:
+            if isinstance(device, SerialConfig):
+                require_writable(device.to, config.folder)
         choice = choose(config)
         self._facts = choice.report()
         if not os.path.isabs(config.kernel.image):  # Linux, to be fetched or built: not where it can't run

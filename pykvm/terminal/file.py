@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EACCES, EISDIR, ENOENT
 
 from pykvm.errors import InputError
 from pykvm.terminal.console import Console
@@ -25,8 +26,23 @@ class FileConsole(Console):
         try:
             self.output.connect(os.open(self.path, flags, 0o666))
         except OSError as error:
-            raise InputError(
-                f"cannot write the console's output here: {error.strerror}",
-                where=self.path,
-                remedy="choose a path that you may write",
-            ) from error
+            raise _unwritable(self.path, error.errno or 0) from error
+
+
+def require_writable(path: str) -> None:
+    """Raise InputError where a file at ``path`` could not be written, and do nothing there."""
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise _unwritable(path, EISDIR)
+    if not os.path.isdir(folder):
+        raise _unwritable(path, ENOENT)
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise _unwritable(path, EACCES)
+
+
+def _unwritable(path: str, number: int) -> InputError:
+    return InputError(
+        f"cannot write the console's output here: {os.strerror(number)}",
+        where=path,
+        remedy="choose a path that you may write",
+    )

@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from pykvm.terminal.faces import Action, Loop
 
 
+def require_writable(to: str, folder: str) -> None:
+    """Raise InputError where ``to`` is a file that can't be written: before a guest is fetched and built."""
+    if to not in ("none", "terminal", "pty") and not to.startswith("unix:"):
+        from pykvm.terminal import file
+
+        file.require_writable(os.path.join(folder, to))
+
+
 def make_console(
     to: str, name: str, loop: Loop, *, folder: str, on_stop: Action, on_hangup: Action
 ) -> Console:

@@ -321,6 +321,21 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_done(folder,
     assert sorted(os.listdir(folder)) == before
 
 
+@pytest.mark.parametrize(
+    ("to", "why"),
+    [
+        ("no/log", "No such file or directory"),
+        (".", "Is a directory"),
+        ("own/log", "No such file or directory"),
+    ],
+)
+def test_a_consoles_file_that_cannot_be_written_is_told_before_a_guest_is_fetched(refused, to, why):
+    setting = f"devices=[{{serial: {{port: com1, to: {to}}}}}]"
+    status, error = refused("boot", "--kernel", "debian:linux-image-0", "--set", setting)
+    assert status == 65
+    assert f"cannot write the console's output here: {why}" in error
+
+
 def test_a_report_that_turns_out_unwritable_at_the_end_hides_no_other_error(pykvm):
     status, _, error = pykvm("boot", "--kernel", "gone", "--report", "/dev/full")
     assert status == 65
