@@ -19,6 +19,7 @@ bounce                 one instruction with its operand in a buffer, where emitt
 deviceaccess           loads and stores of devices, which are known by their place from the second time on
 keptbytes              bytes for a serial port, while a guest prints without pause
 lateedge               its interrupt while the CPU takes none
+shared                 what several CPUs have in common, and how one has the others stand still
 core, finder, exits    the CPU without its thread: its parts, where code is, what it returns for
 cpu                    the vCPU: its loop, its interrupts, its face to the machine
 =====================  =============================================================================
