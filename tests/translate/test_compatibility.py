@@ -14,11 +14,11 @@ from native import Native
 from places import CODE, DATA, DATA_PAGES, END_32, GS_BASE, PAGE
 
 from pykvm.translate.decode import TABLE_32
-from pykvm.translate.operands import INTEGER
+from pykvm.translate.operands import INTEGER, VECTOR, X87, X87_LARGE
 from pykvm.x86.registers import RFLAGS_TF
 
 ROUNDS = 20
-ESP, EBP, ESI, EDI, ECX = 4, 5, 6, 7, 1
+EBX, ESP, EBP, ESI, EDI, ECX = 3, 4, 5, 6, 7, 1
 M32 = 0xFFFF_FFFF
 ON_EAX = tuple(operation << 3 | byte for operation in range(8) for byte in (4, 5))
 OPCODES = (
@@ -170,6 +170,61 @@ def test_an_instruction_does_what_the_processor_does(opcode, pair):
         case.fx = fx_image(Random(seed))
         if opcode in (0xA6, 0xA7):  # which of two that fault is the first is the CPU's
             case.regs[ESI] = DATA + 0x234
+        assert pair.differences(case) == [], f"{case.code.hex()} at {case.start:#x}, seed {seed}"
+
+
+def with_operand(
+    rng: Random, case: Case, reg: int, size: int, *, align: int = 1, registers: bool = True
+) -> bytes:
+    """ModRM and what follows: a register, [disp32], [EDI] or [ESI + EBX * 4 + disp8]."""
+    if registers and rng.random() < 0.45:
+        return bytes((0xC0 | reg << 3 | rng.randrange(8),))
+    address = target(rng, size, align) & M32
+    kind = rng.randrange(3)
+    if kind == 0:
+        return bytes((reg << 3 | 5,)) + struct.pack("<I", address)
+    if kind == 1:
+        case.regs[EDI] = address
+        return bytes((reg << 3 | EDI,))
+    displacement = rng.randrange(-128, 128)
+    case.regs[ESI] = address - displacement - (case.regs[EBX] << 2) & M32
+    return bytes((0x44 | reg << 3, 2 << 6 | EBX << 3 | ESI)) + struct.pack("<b", displacement)
+
+
+def vector(rng: Random, case: Case, opcode: int) -> bytes:
+    rows = VECTOR[opcode]
+    which = rng.choice([at for at, row in enumerate(rows) if row])
+    size, _, _, _ = rows[which] or (0, 0, "", "")
+    size = 4 if size < 0 else size
+    align = 16 if rng.random() < 0.8 else 1
+    escape = (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")[opcode >> 8]
+    code = (b"", b"\x66", b"\xf3", b"\xf2")[which] + escape + bytes((opcode & 0xFF,))
+    if size:
+        code += with_operand(rng, case, rng.randrange(8), size, align=align, registers=opcode != 0x1F0)
+    else:
+        code += bytes((0xC0 | rng.randrange(64),))
+    return code + (rng.randbytes(1) if TABLE_32[opcode][1] else b"")
+
+
+def x87(rng: Random, case: Case, opcode: int) -> bytes:
+    digit = rng.randrange(8)
+    size, _ = X87[opcode - 0xD8][digit] or X87_LARGE.get((opcode - 0xD8, digit)) or (2, 1)
+    return rng.choice((b"", b"", b"\x66")) + bytes((opcode,)) + with_operand(rng, case, digit, size)
+
+
+def make_with_fpu(opcode: int, seed: str) -> Case:
+    rng = Random(seed)
+    case = make(0x8B, seed, gs=False)
+    case.fx = fx_image(rng)
+    case.code = (x87 if 0xD8 <= opcode < 0xE0 else vector)(rng, case, opcode)
+    return case
+
+
+@pytest.mark.parametrize("opcode", (*VECTOR, *range(0xD8, 0xE0)), ids=hex)
+def test_x87_and_sse_do_what_the_processor_does(opcode, pair):
+    for count in range(ROUNDS):
+        seed = f"{opcode:#x}:{pair.guest.cpl}:{count}"
+        case = make_with_fpu(opcode, seed)
         assert pair.differences(case) == [], f"{case.code.hex()} at {case.start:#x}, seed {seed}"
 
 
