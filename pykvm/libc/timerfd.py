@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
-from ctypes import POINTER, Structure, byref, c_int, c_long
+from ctypes import Structure, addressof, c_int, c_long, c_void_p
 
 from pykvm.libc.calls import LIBC, os_error
 
@@ -26,29 +25,34 @@ _create = LIBC.timerfd_create
 _create.argtypes = (c_int, c_int)
 _create.restype = c_int
 _settime = LIBC.timerfd_settime
-_settime.argtypes = (c_int, c_int, POINTER(itimerspec), ctypes.c_void_p)
+_settime.argtypes = (c_int, c_int, c_void_p, c_void_p)
 _settime.restype = c_int
 
 
-def create() -> int:
-    """A timer's descriptor on the clock of ``time.monotonic_ns``; readable once it has expired."""
-    fd: int = _create(time.CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
-    if fd < 0:
-        raise os_error("timerfd_create")
-    return fd
+class TimerFd:
+    """A timer's descriptor, ``fd``, on the clock of ``time.monotonic_ns``; readable once it has expired."""
 
+    def __init__(self) -> None:
+        self.fd: int = _create(time.CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        if self.fd < 0:
+            raise os_error("timerfd_create")
+        # Made once: a guest's clock is set hundreds of times a second.
+        self._value = itimerspec()
+        self._when = self._value.it_value
+        self._address = addressof(self._value)
 
-def settime(fd: int, when: int) -> None:
-    """Let ``fd`` expire once, at ``when`` in nanoseconds; a time that has passed is at once."""
-    seconds, nanoseconds = divmod(max(when, 1), 1_000_000_000)
-    value = itimerspec(timespec(0, 0), timespec(seconds, nanoseconds))
-    if _settime(fd, TFD_TIMER_ABSTIME, byref(value), None) != 0:
-        raise os_error("timerfd_settime")
+    def set(self, when: int) -> None:
+        """Expire once, at ``when`` in nanoseconds; a time that has passed is at once."""
+        self._when.tv_sec, self._when.tv_nsec = divmod(max(when, 1), 1_000_000_000)
+        if _settime(self.fd, TFD_TIMER_ABSTIME, self._address, None) != 0:
+            raise os_error("timerfd_settime")
 
+    def drain(self) -> None:
+        """Take note of an expiry, so that the descriptor is readable no longer."""
+        try:
+            os.read(self.fd, 8)
+        except BlockingIOError:  # set anew since it expired
+            return
 
-def drain(fd: int) -> None:
-    """Take note of an expiry, so that ``fd`` is readable no longer."""
-    try:
-        os.read(fd, 8)
-    except BlockingIOError:  # set anew since it expired
-        return
+    def close(self) -> None:
+        os.close(self.fd)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import os
 import time
 
-from pykvm.libc import timerfd
+from pykvm.libc.timerfd import TimerFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ class MachineClock:
         self._timers: list[tuple[int, int, Timer]] = []
         self._order = 0
         self._sweep_at = SWEEP_AT
-        self._alarm = timerfd.create()
-        loop.add(self._alarm, self._expired)
+        self._alarm = TimerFd()
+        loop.add(self._alarm.fd, self._expired)
 
     def now(self) -> int:
         """The machine's time."""
@@ -86,15 +85,15 @@ class MachineClock:
 
     def close(self) -> None:
         """Give the timer's descriptor back."""
-        self._loop.remove(self._alarm)
-        os.close(self._alarm)
+        self._loop.remove(self._alarm.fd)
+        self._alarm.close()
 
     def _set_alarm(self) -> None:
         if self._timers and self._stopped_at is None:
-            timerfd.settime(self._alarm, self._timers[0][0] + self._offset)
+            self._alarm.set(self._timers[0][0] + self._offset)
 
     def _expired(self) -> None:
-        timerfd.drain(self._alarm)
+        self._alarm.drain()
         now = self.now()
         while self._timers and (self._timers[0][0] <= now or self._timers[0][2].action is None):
             timer = heapq.heappop(self._timers)[2]
