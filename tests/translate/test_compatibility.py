@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from random import Random
@@ -17,7 +18,7 @@ from pykvm.translate.decode import TABLE_32
 from pykvm.translate.operands import INTEGER, VECTOR, X87, X87_LARGE
 from pykvm.x86.registers import RFLAGS_TF
 
-ROUNDS = 20
+ROUNDS = 20 + int(os.environ.get("PYKVM_FUZZ", "0")) // 400
 EBX, ESP, EBP, ESI, EDI, ECX = 3, 4, 5, 6, 7, 1
 M32 = 0xFFFF_FFFF
 ON_EAX = tuple(operation << 3 | byte for operation in range(8) for byte in (4, 5))
