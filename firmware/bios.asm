@@ -72,6 +72,7 @@ entry:  jmp     post
 ; What the loader fills in: pykvm/boot/bios.py has the same table.
 handoff:
 target: dw      0x7c00, 0                       ; IP and CS of what is booted
+target_flags:   dw INTERRUPTS, 0
 disk_base:      dd 0                            ; where the image lies in memory, and its sectors: 0 for none
 disk_sectors:   dd 0
 disk_number:    db 0x80

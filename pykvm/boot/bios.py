@@ -1,7 +1,7 @@
 """pykvm's BIOS, for what calls one: it goes to the end of the first MiB, and is told what is booted.
 
 The CPU starts in the BIOS, which sets up vectors, data area, interrupt controllers and timer, and goes on to
-where the CPU would have started without it, with the same registers and interrupts on. Its source is
+where the CPU would have started without it, with the same registers and flags. Its source is
 firmware/bios.asm; ``pykvm/shipped/firmware`` is the data's place in a wheel, in a checkout a link.
 """
 
@@ -15,6 +15,7 @@ from pykvm.boot.places import Range, size_text
 from pykvm.errors import InternalError
 from pykvm.frozen import frozen
 from pykvm.memory.layout import HIGH_RAM, PAGE
+from pykvm.x86.registers import RFLAGS_FIXED
 from pykvm.x86.segments import real_segment
 
 TYPE_CHECKING = False
@@ -28,9 +29,9 @@ BIOS = Range(name="the BIOS", gpa=0xFE000, size=0x2000)
 SEGMENT = 0xF000
 HANDOFF_AT = 4
 
-# `handoff` of firmware/bios.asm: IP and CS of what is booted; the image's address, sectors, number, heads,
-# sectors in a track, type of diskette, cylinders; how many ranges follow; KiB of memory from 1 MiB on.
-HANDOFF = Struct("<HHIIBBBBHHI")
+# `handoff` of firmware/bios.asm: IP, CS and flags of what is booted; the image's address, sectors, number,
+# heads, sectors in a track, type of diskette, cylinders; how many ranges follow; KiB of memory from 1 MiB on.
+HANDOFF = Struct("<HHH2xIIBBBBHHI")
 MAP_ENTRY = Struct("<QQI")
 MAP_MOST = 8
 
@@ -110,6 +111,7 @@ def start(places: Places, state: State, what: Disk, where: str) -> None:
         HANDOFF_AT,
         state["regs"]["rip"],
         state["sregs"]["cs"]["selector"],
+        state["regs"]["rflags"],
         what.gpa,
         what.sectors,
         what.number,
@@ -126,6 +128,7 @@ def start(places: Places, state: State, what: Disk, where: str) -> None:
     places.memory.write(BIOS.gpa, code)
     state["sregs"]["cs"] = {**state["sregs"]["cs"], **_base(SEGMENT)}
     state["regs"]["rip"] = BIOS.gpa - (SEGMENT << 4)
+    state["regs"]["rflags"] = RFLAGS_FIXED
 
 
 def _base(selector: int) -> dict[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pykvm.boot import bios, lowmem
 from pykvm.boot.kernel import Kernel
 from pykvm.boot.places import Range, size_text
+from pykvm.x86.registers import RFLAGS_FIXED, RFLAGS_IF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def load(places: Places, image: Image, kernel: KernelConfig) -> Kernel:
         if given.modules or given.cmdline:
             raise image.error("is a boot sector, which takes no initrd and no command line", "leave them out")
         lowmem.bios_data(places, image.name)
-        return {"rdx": disk.number if disk else bios.FIRST_DISK}
+        if disk is None:
+            return {"rdx": bios.FIRST_DISK}
+        return {"rdx": disk.number, "rflags": RFLAGS_FIXED | RFLAGS_IF}
 
     return Kernel(
         format="bootsector", mode="real", address=ADDRESS, header=None, tell=tell, segment=0, bios=disk

@@ -109,7 +109,10 @@ TCG: dict[str, dict[str, str]] = {
 }
 """QEMU 7.2 without KVM."""
 
-_LOADERS = ("boot-elf32", "boot-elf64", "boot-multiboot", "boot-multiboot2", "boot-pvh", "boot-sector")
+_LOADERS = tuple(
+    f"boot-{kind}"
+    for kind in ("elf32", "elf64", "multiboot", "multiboot2", "pvh", "sector", "setup", "zimage")
+)
 
 TCG_CANNOT: dict[str, str] = {
     "control": "paging without protection resets it",

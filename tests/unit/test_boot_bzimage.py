@@ -180,10 +180,11 @@ def test_what_only_wears_the_header_is_entered_at_its_16_bit_entry(fields):
 
 
 def test_the_16_bit_entry():
-    """boot.rst: the segment registers are the real-mode code's, CS 0x20 more; SP is the heap's end."""
+    """boot.rst: interrupts off, the segment registers are the real-mode code's, SP is the heap's end."""
     with loaded(WHOLE, entry="real", cmdline="quiet", initrds=[b"disk"]) as (memory, entry):
         assert (entry.mode, entry.address) == ("real", 0x80200)
-        ip, cs = struct.unpack("<HH", memory.read(0xFE004, 4))
+        ip, cs, flags = struct.unpack("<HHH", memory.read(0xFE004, 6))
+        assert flags == 2
         assert cs * 16 + ip == 0x80200
         sregs = entry.state["sregs"]
         assert {sregs[name]["selector"] for name in ("ds", "es", "fs", "gs", "ss")} == {0x8000}

@@ -63,7 +63,8 @@ def test_the_largest_image_ends_where_the_stack_begins():
 def test_an_image_is_the_disk_that_int_13h_reads(size, number, geometry):
     with loaded(SECTOR.ljust(size, b"x")) as (memory, entry):
         disk = place(entry, "the disk image")
-        _, _, gpa, sectors, told, heads, track, _, cylinders, _, kib = handoff(memory)
+        _, _, flags, gpa, sectors, told, heads, track, _, cylinders, _, kib = handoff(memory)
+        assert flags == 0x202, "interrupts are on"
         assert (gpa, sectors) == (disk.gpa, -(-size // 512))
         assert told == number == entry.state["regs"]["rdx"]
         assert (cylinders, heads, track) == geometry
@@ -74,7 +75,7 @@ def test_an_image_is_the_disk_that_int_13h_reads(size, number, geometry):
 def test_the_memory_map_keeps_the_disk_from_the_guest():
     with loaded(SECTOR, memory=16 * MIB) as (memory, entry):
         disk = place(entry, "the disk image")
-        count = handoff(memory)[9]
+        count = handoff(memory)[10]
         at = 0xFE004 + bios.HANDOFF.size
         ranges = [struct.unpack("<QQI", memory.read(at + 20 * n, 20)) for n in range(count)]
         assert (MIB, disk.gpa - MIB, 1) in ranges
