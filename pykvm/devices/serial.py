@@ -6,6 +6,61 @@ taken it, and input arrives as fast as the guest reads. What a driver can notice
 
 from __future__ import annotations
 
+from pykvm.devices.serialregisters import (
+    BREAK_CHARACTER,
+    FCR,
+    FCR_ENABLE,
+    FCR_RESET_RCVR,
+    FCR_RESET_XMIT,
+    FIFO_DEPTH,
+    IER,
+    IER_BITS,
+    IER_EDSSI,
+    IER_ELSI,
+    IER_ERBFI,
+    IER_ETBEI,
+    IIR,
+    IIR_DATA,
+    IIR_FIFOS,
+    IIR_LINE_STATUS,
+    IIR_MODEM_STATUS,
+    IIR_NONE,
+    IIR_THR_EMPTY,
+    IIR_TIMEOUT,
+    LCR,
+    LCR_BREAK,
+    LCR_DLAB,
+    LSR,
+    LSR_CLEARED_BY_READ,
+    LSR_DR,
+    LSR_ERRORS,
+    LSR_FIFO_ERROR,
+    LSR_OE,
+    LSR_TEMT,
+    LSR_THRE,
+    MCR,
+    MCR_BITS,
+    MCR_DTR,
+    MCR_LOOP,
+    MCR_OUT1,
+    MCR_OUT2,
+    MCR_RTS,
+    MSR,
+    MSR_CONNECTED,
+    MSR_CTS,
+    MSR_DCD,
+    MSR_DELTAS,
+    MSR_DSR,
+    MSR_LINES,
+    MSR_RI,
+    MSR_TERI,
+    NOTHING_NEW,
+    RBR,
+    SCR,
+    THR,
+    TRIGGER_LEVELS,
+)  # fmt: skip
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,79 +76,11 @@ if TYPE_CHECKING:
             ...
 
 
-# offset, name, access, value after reset, section of the data sheet; DLL and DLM while LCR.DLAB is set
-REGISTERS = (
-    (0, "RBR", "R", 0x00, "8.0"),
-    (0, "THR", "W", None, "8.0"),
-    (0, "DLL", "RW", None, "8.3"),
-    (1, "IER", "RW", 0x00, "8.7"),
-    (1, "DLM", "RW", None, "8.3"),
-    (2, "IIR", "R", 0x01, "8.6"),
-    (2, "FCR", "W", 0x00, "8.5"),
-    (3, "LCR", "RW", 0x00, "8.1"),
-    (4, "MCR", "RW", 0x00, "8.8"),
-    (5, "LSR", "R", 0x60, "8.4"),
-    (6, "MSR", "R", None, "8.9"),
-    (7, "SCR", "RW", None, "8.10"),
-)
-PORTS = 8
-RBR = THR = DLL = 0
-IER = DLM = 1
-IIR = FCR = 2
-LCR, MCR, LSR, MSR, SCR = 3, 4, 5, 6, 7
-
-IER_ERBFI = 0x01  # received data available
-IER_ETBEI = 0x02  # transmitter holding register empty
-IER_ELSI = 0x04  # receiver line status
-IER_EDSSI = 0x08  # modem status
-IER_BITS = 0x0F
-
-# Table in §8.6, highest priority first
-IIR_LINE_STATUS = 0x06
-IIR_DATA = 0x04
-IIR_TIMEOUT = 0x0C
-IIR_THR_EMPTY = 0x02
-IIR_MODEM_STATUS = 0x00
-IIR_NONE = 0x01
-IIR_FIFOS = 0xC0
-
-FCR_ENABLE = 0x01
-FCR_RESET_RCVR, FCR_RESET_XMIT = 0x02, 0x04
-TRIGGER_LEVELS = (1, 4, 8, 14)  # by FCR bits 7:6
-FIFO_DEPTH = 16
-
-LCR_BREAK, LCR_DLAB = 0x40, 0x80
-
-MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 0x01, 0x02, 0x04, 0x08, 0x10
-MCR_BITS = 0x1F
-
-LSR_DR = 0x01
-LSR_OE = 0x02
-LSR_PE = 0x04
-LSR_FE = 0x08
-LSR_BI = 0x10
-LSR_THRE = 0x20
-LSR_TEMT = 0x40
-LSR_FIFO_ERROR = 0x80
-LSR_ERRORS = LSR_OE | LSR_PE | LSR_FE | LSR_BI
-LSR_CLEARED_BY_READ = LSR_ERRORS | LSR_FIFO_ERROR
-NOTHING_NEW = LSR_THRE | LSR_TEMT
+# What is told of the status: LSR, IIR and MSR in a byte each, 0 where reading it changes something, …
+HEARD = 1 << 24  # … whether it doesn't count how often LSR is read, …
+LOAD_SHIFT, MANY = 25, 31  # … and how many bytes for THR change nothing, MANY: any number
 
 LISTENING = 4  # LSR is read that often in a row by whoever waits for a key, and not by a probe
-
-MSR_DELTAS = 0x0F  # DCTS, DDSR, TERI, DDCD
-MSR_TERI = 0x04
-MSR_CTS = 0x10
-MSR_DSR = 0x20
-MSR_RI = 0x40
-MSR_DCD = 0x80
-MSR_LINES = 0xF0
-# What is plugged in: a terminal that is on, with carrier, and never rings.
-MSR_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD
-
-# In the receiver's FIFO a character carries its error in the bits above: §8.4, "associated with the
-# particular character in the FIFO it applies to".
-BREAK_CHARACTER = LSR_BI << 8
 
 # What is saved as it is; FIFOs are copied.
 STATE = ("ier", "fcr", "lcr", "mcr", "lsr", "msr", "scr", "divisor", "thr_empty", "load")
@@ -117,9 +104,9 @@ class Serial:
         self.on_rx_room: Callable[[], None] | None = None
         self.on_etbei: Callable[[bool], None] = lambda enabled: None
         """Called when IER is written: whether a byte for THR brings an interrupt from now on."""
-        self.on_lsr: Callable[[int], None] = lambda lsr: None
-        """Called with what LSR has become, or 0 where writes of THR go elsewhere than to the sink."""
-        self._told = NOTHING_NEW
+        self.on_status: Callable[[int], None] | None = None
+        """Told what holds until something else happens than reads of LSR, IIR and MSR and writes of THR."""
+        self._told = -1
         self._irq = irq
         self._put = out.put
         self._ier = 0
@@ -244,10 +231,21 @@ class Serial:
         self._tell()
 
     def _tell(self) -> None:
-        lsr = self._lsr if self._straight else 0
-        if lsr != self._told:
-            self._told = lsr
-            self.on_lsr(lsr)
+        if self.on_status is None:
+            return
+        status = 0
+        if self._straight:
+            iir = 0 if self._source() != IIR_NONE else IIR_NONE | (IIR_FIFOS if self._fcr & FCR_ENABLE else 0)
+            msr = 0 if self._msr & MSR_DELTAS else self._msr
+            load = self._load if self._thr_empty and self._level else 0
+            status = (
+                self._lsr | iir << 8 | msr << 16 | (load if self._ier & IER_ETBEI else MANY) << LOAD_SHIFT
+            )
+            if not self._patient or (self._ier & IER_ERBFI and self._mcr & MCR_OUT2):
+                status |= HEARD
+        if status != self._told:
+            self._told = status
+            self.on_status(status)
 
     def _send(self, byte: int) -> None:
         """A byte for THR that does not go straight to the sink, or that the sink did not take."""
@@ -281,6 +279,7 @@ class Serial:
         """
         if self._thr_empty and self._load:
             self._load -= 1
+            self._tell()
             return
         self._thr_empty = False
         self._update()
@@ -425,11 +424,11 @@ class Serial:
 
     def _update(self) -> None:
         """The line follows the sources. On a PC, OUT2 opens it; loopback forces OUT2 off (§8.8)."""
-        self._tell()
         level = self._mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 and self._source() != IIR_NONE
         if level != self._level:
             self._level = level
             self._irq.set(level)
+        self._tell()
 
     # State
 

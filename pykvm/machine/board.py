@@ -7,7 +7,7 @@ and a row in pykvm/config/schema.py where the machine file is to choose it.
 from __future__ import annotations
 
 from pykvm.config.model import DebugExitConfig, SerialConfig
-from pykvm.devices import debugexit, i8042, power, pvpanic, rtc, serial, vga
+from pykvm.devices import debugexit, i8042, power, pvpanic, rtc, serialregisters, vga
 from pykvm.devices.debugexit import DebugExit
 from pykvm.devices.fasta20 import FastA20
 from pykvm.devices.i8042 import I8042
@@ -119,9 +119,10 @@ def fit(
             console.attach(uart)
             console.output.stream = None
             if coalesced is not None:
-                console.output.stream = stream = Stream(coalesced, port + serial.THR)
-                uart.on_etbei, uart.on_lsr = stream.urgent, stream.status
-            part(device.port, uart, port, serial.PORTS)
+                console.output.stream = stream = Stream(coalesced, port + serialregisters.THR)
+                uart.on_etbei = stream.urgent
+                uart.on_status = stream.status if coalesced.status is not None else None
+            part(device.port, uart, port, serialregisters.PORTS)
         elif isinstance(device, DebugExitConfig):
             end = DebugExit(lambda value: machine.post(verdict.debug_exit(value)))
             part(f"debug-exit-{device.port:#x}", end, device.port, debugexit.PORTS, width=debugexit.WIDTH)

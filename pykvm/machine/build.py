@@ -156,7 +156,7 @@ def _on_translator(machine: Machine, plan: Plan, tsc_hz: int) -> None:
         )  # fmt: skip
         machine.add_cpu(cpu)
         cpu.connect(controllers.add_apic(index, cpu, asked, cpu.tsc, tsc_hz))
-        kept.add(cpu.core)
+        kept.add(cpu)
         if config.cpus.count == 1:
             late.connect(cpu)
         if index == 0:

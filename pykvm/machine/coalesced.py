@@ -35,6 +35,7 @@ class CoalescedWrites:
         self._ports = ports
         self._ring: Ring | None = None
 
+    status = None  # whoever asks for a serial port's status leaves KVM
     most = 0
     """Bytes that may be in the ring unseen: a guest that asks for room has left KVM to ask."""
 
@@ -54,9 +55,6 @@ class CoalescedWrites:
             self._ring = Ring(self.page, number)
         self.writers[port] = self._ports.writer(port, 1)  # first: a vCPU that leaves the guest is to look
         self._vm.coalesce(port)
-
-    def status(self, port: int, lsr: int) -> None:
-        """The serial port's LSR has become ``lsr``. Whoever asks for it leaves KVM."""
 
     def stop(self, port: int) -> None:
         """No more; here the same as the end."""
@@ -102,9 +100,10 @@ class Stream:
         if self.is_kept:
             self._writes.end(self._port)
 
-    def status(self, lsr: int) -> None:
-        """LSR has become ``lsr``."""
-        self._writes.status(self._port, lsr)
+    def status(self, status: int) -> None:
+        """What the serial port tells (devices/serial.py)."""
+        if self._writes.status is not None:
+            self._writes.status(self._port, status)
 
     def urgent(self, on: bool) -> None:
         """Whether something follows at once from what is written."""

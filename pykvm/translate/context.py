@@ -103,8 +103,9 @@ SLOT |= _slots(
     *("local_log", "global_log", "user_log", "check_log"),  # how many entries each log has
     "host_mxcsr",
     *("tr_base", "tr_limit"),  # of a TSS that may have a bitmap of ports; else the limit is 0
-    *("port", "length", "late", "answer"),  # see ports.py
-    *("kept_port", "kept_first", "kept_last"),
+    *("port", "length", "late"),  # see ports.py
+    *("kept_port", "kept_room", "kept_first", "kept_last"),
+    *(f"answer_{register}" for register in (5, 2, 6)),  # of a serial port: LSR, IIR, MSR
     "pauses",  # PAUSE instructions until the host is asked to run another thread
     *("mask_31", "mask_63"),  # constants, for those instructions that take them from memory only
     *(f"{name}_{register}" for register in range(16) for name in ("held", "unheld")),  # see emit_chase.py

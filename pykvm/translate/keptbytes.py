@@ -1,28 +1,37 @@
-"""Bytes for a serial port that emitted code keeps in the context's ring (ports.py), and LSR, that it answers.
+"""Bytes for a serial port that emitted code keeps in the context's ring (ports.py), and what it answers.
 
 Whoever prints byte by byte reads LSR and writes THR. While a guest prints without pause neither comes to
 Python: the bytes are brought whenever emitted code leaves, and by the I/O thread every few milliseconds. It
 is machine/coalesced.py's ``Stream`` that begins and ends this, and its rules are those of KVM's ring: never
-while the transmitter's interrupt is enabled, and not for a silent guest, who may be waiting for a key.
+for a silent guest, who may be waiting for a key, and not while each byte brings an interrupt.
 
-LSR is answered only while it says that nothing was received and all is sent.
+A driver that was interrupted for the transmitter fills its FIFO. The first byte comes to Python, and brings
+the next interrupt; the others change nothing more (devices/serial.py, ``_load``), and are kept, too.
+
+LSR, IIR and MSR are answered while reading them changes nothing, and LSR while nothing was received and all
+is sent; but where somebody may be waiting for a key only while bytes are kept.
 """
 
 from __future__ import annotations
 
-from pykvm.devices.serial import LSR, NOTHING_NEW
+import threading
+
+from pykvm.devices.serial import HEARD, LOAD_SHIFT, MANY
+from pykvm.devices.serialregisters import IIR, LSR, MSR, NOTHING_NEW
 from pykvm.translate.context import KEPT, KEPT_SIZE, SLOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.devices.bus import PortBus, Writer
-    from pykvm.translate.core import Core
+    from pykvm.translate.cpu import TranslatedCpu
 
 BYTE = 1 << 16  # of a number as the slot ``port`` has it
+AT_RESET = NOTHING_NEW | MANY << LOAD_SHIFT
 
 W_ATTENTION = SLOT["attention"] // 8
-W_ANSWER = SLOT["answer"] // 8
+W_ANSWERS = {register: SLOT[f"answer_{register}"] // 8 for register in (LSR, IIR, MSR)}
 W_PORT = SLOT["kept_port"] // 8
+W_ROOM = SLOT["kept_room"] // 8
 W_FIRST = SLOT["kept_first"] // 8
 W_LAST = SLOT["kept_last"] // 8
 
@@ -37,37 +46,39 @@ class KeptBytes:
         self.writers: dict[int, tuple[Writer, int]] = {}
         """Who takes what is written, by the port whose bytes are kept."""
         self._ports = ports
-        self._cores: list[Core] = []
+        self._cpus: list[TranslatedCpu] = []
         self._port = 0  # of whose bytes a ring may have
         self._write: Writer | None = None
         self._place = 0
-        self._lsr: dict[int, int] = {}
+        self._status: dict[int, int] = {}
+        self._busy = False
 
-    def add(self, core: Core) -> None:
+    def add(self, cpu: TranslatedCpu) -> None:
         """A CPU of the machine, before its first run."""
-        self._cores.append(core)
-        core.kept = self
+        self._cpus.append(cpu)
+        cpu.core.kept = self
 
     def deliver(self) -> None:
         """Bring what is in the rings."""
         write, place = self._write, self._place
         if write is None:
             return
-        for core in self._cores:
-            words, raw = core.words, core.raw
+        self._busy = True
+        for cpu in self._cpus:
+            words, raw = cpu.core.words, cpu.core.raw
             first = words[W_FIRST]
             while first != words[W_LAST]:
                 value = raw[KEPT + first]
                 words[W_FIRST] = first = (first + 1) % KEPT_SIZE
                 write(place, 1, value)
+        self._busy = False
+        self._follow()
 
     def begin(self, port: int) -> None:
         """Keep what is written to ``port``, a byte at a time; not where another's was ever kept."""
-        if self._port not in (0, port):
-            return
-        self._port = port
-        self._write, self._place = self.writers[port] = self._ports.writer(port, 1)
-        self._follow()
+        if self._take(port):
+            self._write, self._place = self.writers[port] = self._ports.writer(port, 1)
+            self._follow()
 
     def stop(self, port: int) -> None:
         """Keep no more. What is in the rings is still to be brought."""
@@ -78,19 +89,38 @@ class KeptBytes:
         """Keep no more, and bring what is in the rings; what is just on its way there comes soon after."""
         self.stop(port)
         self.deliver()
-        for core in self._cores:
-            core.words[W_ATTENTION] = 1
+        for cpu in self._cpus:
+            if cpu.thread != threading.get_ident():  # it may be in emitted code
+                cpu.core.words[W_ATTENTION] = 1
 
-    def status(self, port: int, lsr: int) -> None:
-        """The serial port whose first is ``port`` has another LSR; 0: bytes for THR go elsewhere now."""
-        self._lsr[port] = lsr
-        if port in self.writers:
+    def status(self, port: int, status: int) -> None:
+        """The serial port whose first is ``port`` tells what holds from now on (devices/serial.py)."""
+        self._status[port] = status
+        if self._port != port and not (status & HEARD and self._take(port)):
+            return
+        if 0 < status >> LOAD_SHIFT < MANY and port not in self.writers and not self._busy:
+            self.begin(port)
+        elif not self._busy:
             self._follow()
+
+    def _take(self, port: int) -> bool:
+        """Whether ``port`` is the one that is kept and answered for; the first that asks is."""
+        self._port = self._port or port
+        return self._port == port
 
     def _follow(self) -> None:
         """Tell emitted code."""
-        port = self._port if self.writers else 0
-        answered = port and self._lsr.get(port, NOTHING_NEW) == NOTHING_NEW
-        for core in self._cores:
-            core.words[W_PORT] = BYTE | port if port else 0
-            core.words[W_ANSWER] = (BYTE | port + LSR | NOTHING_NEW << 32) if answered else 0
+        port = self._port
+        status, kept = self._status.get(port, AT_RESET), port in self.writers
+        load = status >> LOAD_SHIFT if kept else 0
+        given = {LSR: status & 0xFF, IIR: status >> 8 & 0xFF, MSR: status >> 16 & 0xFF}
+        if given[LSR] != NOTHING_NEW:
+            given[LSR] = 0
+        for cpu in self._cpus:
+            words = cpu.core.words
+            for register, at in W_ANSWERS.items():
+                value = given[register] if kept or status & HEARD else 0
+                words[at] = (BYTE | port + register | value << 32) if value else 0
+            waiting = (words[W_LAST] - words[W_FIRST]) % KEPT_SIZE
+            words[W_ROOM] = KEPT_SIZE if load == MANY else max(0, load - waiting)
+            words[W_PORT] = BYTE | port if load else 0

@@ -4,10 +4,10 @@ Of writes to a latch (devices/bus.py) only the last counts, and it may come late
 slot ``late`` (its number as ``port`` has it, and in bits 32 up the value) until emitted code leaves: Python
 gives it to the device before it does anything else.
 
-Bytes for one port, ``kept_port``, go into a ring: Python (keptbytes.py) takes them from ``kept_first`` on,
-emitted code puts them at ``kept_last``. KEPT in ``late`` says that there may be some. Reads of another are
-answered: ``answer`` is that port's number, and in bits 32 up what it gives. All these numbers are as ``port``
-has them, 0 is none.
+Bytes for one port, ``kept_port``, go into a ring, no more than ``kept_room``: Python (keptbytes.py) takes
+them from ``kept_first`` on, emitted code puts them at ``kept_last``. KEPT in ``late`` says that there may be
+some. Reads of some ports are answered: each ``answer`` is a port's number, and in bits 32 up what it gives.
+All these numbers are as ``port`` has them, 0 is none.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def access(asm: Routines, name: str, user: int) -> None:
 
 def _keep(asm: Routines, user: int) -> None:
     """Put the byte into the ring, if the port is the one, and there is room."""
-    other = f"out-not-kept-{user}"
+    other, full = f"out-not-kept-{user}", f"out-no-room-{user}"
     asm.mov(RCX, slot("port"), wide=False)
     asm.alu(CMP, RCX, slot("kept_port"), wide=False)
     asm.jump_if("ne", other)
@@ -57,6 +57,8 @@ def _keep(asm: Routines, user: int) -> None:
     asm.alu_number(AND, RCX, KEPT_SIZE - 1, wide=False)
     asm.alu(CMP, RCX, slot("kept_first"), wide=False)
     asm.jump_if("e", other)
+    asm.alu_number(SUB, slot("kept_room"), 1, wide=False)
+    asm.jump_if("c", full)
     asm.mov_byte(Mem(RSP, context.KEPT, R9), RAX)
     asm.mov(slot("kept_last"), RCX, wide=False)
     asm.mov(RCX, slot("late"), wide=False)
@@ -64,20 +66,23 @@ def _keep(asm: Routines, user: int) -> None:
     asm.mov(slot("late"), RCX, wide=False)
     asm.restore_flags()
     asm.jump_to(slot("block_return"))
+    asm.label(full)
+    asm.set(slot("kept_room"), 0)
     asm.label(other)
 
 
 def _answer(asm: Routines, user: int) -> None:
     """AL = the answer, if the port has one."""
-    other = f"in-not-answered-{user}"
-    asm.mov(RCX, slot("port"), wide=False)
-    asm.alu(CMP, RCX, slot("answer"), wide=False)
-    asm.jump_if("ne", other)
-    asm.load_byte(RCX, Mem(RSP, SLOT["answer"] + 4))
-    asm.op(0x8A, RAX, RCX, wide=False, byte=True)
-    asm.restore_flags()
-    asm.jump_to(slot("block_return"))
-    asm.label(other)
+    for name in (name for name in SLOT if name.startswith("answer_")):
+        other = f"in-not-{name}-{user}"
+        asm.mov(RCX, slot("port"), wide=False)
+        asm.alu(CMP, RCX, slot(name), wide=False)
+        asm.jump_if("ne", other)
+        asm.load_byte(RCX, Mem(RSP, SLOT[name] + 4))
+        asm.op(0x8A, RAX, RCX, wide=False, byte=True)
+        asm.restore_flags()
+        asm.jump_to(slot("block_return"))
+        asm.label(other)
 
 
 def _latch(asm: Routines, user: int) -> None:

@@ -16,7 +16,7 @@ from apic_doubles import TSC_HZ
 from doubles import Clock, Line
 from host_doubles import entries_of
 
-from pykvm.devices import i8042, pic, power, rtc, serial
+from pykvm.devices import i8042, pic, power, rtc, serialregisters
 from pykvm.devices.bus import MemoryBus, PortBus
 from pykvm.devices.debugexit import DebugExit
 from pykvm.devices.fasta20 import FastA20
@@ -102,7 +102,7 @@ def _pci(rig: Rig) -> None:
 
 def _serial(rig: Rig) -> None:
     uart = Serial(Line(), FullSometimes(), patient=True)
-    rig.part("com1", uart, 0x3F8, serial.PORTS)
+    rig.part("com1", uart, 0x3F8, serialregisters.PORTS)
     rig.inputs.append(lambda rng: uart.receive(rng.randbytes(rng.randrange(40))))
     rig.inputs.append(lambda rng: uart.room())
 

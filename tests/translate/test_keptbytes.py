@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from struct import pack
 
@@ -9,10 +10,18 @@ import pytest
 from guest import Guest
 from places import CODE
 
-from pykvm.devices.serial import (
+from pykvm.devices.serial import Serial
+from pykvm.devices.serialregisters import (
+    FCR,
+    FCR_ENABLE,
+    FIFO_DEPTH,
     IER,
     IER_ERBFI,
     IER_ETBEI,
+    IIR,
+    IIR_FIFOS,
+    IIR_NONE,
+    IIR_THR_EMPTY,
     LCR,
     LCR_DLAB,
     LSR,
@@ -22,12 +31,14 @@ from pykvm.devices.serial import (
     MCR,
     MCR_LOOP,
     MCR_OUT2,
+    MSR,
+    MSR_CONNECTED,
+    MSR_DELTAS,
     PORTS,
     RBR,
     SCR,
     THR,
-    Serial,
-)  # fmt: skip
+)
 from pykvm.machine.coalesced import Stream
 from pykvm.translate.context import KEPT_SIZE, PORT_IN, PORT_OUT, SLOT
 from pykvm.translate.keptbytes import KeptBytes
@@ -52,7 +63,14 @@ class Sink:
 
 
 class Wire:
-    def set(self, level: bool) -> None: ...
+    def __init__(self) -> None:
+        self.rises = 0
+        self.on_rise: Callable[[], object] = lambda: None
+
+    def set(self, level: bool) -> None:
+        if level:
+            self.rises += 1
+            self.on_rise()
 
 
 class Machine:
@@ -61,13 +79,14 @@ class Machine:
     def __init__(self, bmi2: bool) -> None:
         self.guest = Guest(cpl=0, bmi2=bmi2)
         self.kept = KeptBytes(self.guest.ports)
-        self.kept.add(self.guest.cpu.core)
+        self.kept.add(self.guest.cpu)
         self.sinks = {port: Sink() for port in (COM1, COM2)}
-        self.uarts = {port: Serial(Wire(), sink) for port, sink in self.sinks.items()}
+        self.wires = {port: Wire() for port in self.sinks}
+        self.uarts = {port: Serial(self.wires[port], sink) for port, sink in self.sinks.items()}
         self.streams = {port: Stream(self.kept, port) for port in self.sinks}
         for port, uart in self.uarts.items():
             self.guest.ports.attach(uart, port, PORTS)
-            uart.on_etbei, uart.on_lsr = self.streams[port].urgent, self.streams[port].status
+            uart.on_etbei, uart.on_status = self.streams[port].urgent, self.streams[port].status
         self.streams[COM1].keep()
 
     def run(self, code: bytes) -> list[int]:
@@ -214,9 +233,77 @@ def test_a_second_port_is_not_kept(machine):
 
 
 def test_the_end_has_the_cpu_leave_for_what_is_just_on_its_way(machine):
+    """Where another thread ends it: the CPU may be about to put one more byte into the ring."""
     words = machine.guest.cpu.core.words
     machine.run(printed(1))
-    machine.streams[COM1].end()
+    thread = threading.Thread(target=machine.streams[COM1].end)
+    thread.start()
+    thread.join()
     assert words[SLOT["attention"] // 8]
     machine.run(out(THR, 0x61))
     assert machine.exits == (0, 1)
+
+
+# A driver that is interrupted
+
+
+def interrupted(count: int, *, more: bytes = b"") -> bytes:
+    """IER on, IIR; LSR, MSR and ``count`` bytes as Linux's handler has them; ``more``; IER off, IIR."""
+    code = out(FCR, FCR_ENABLE) + out(MCR, MCR_OUT2) + out(IER, IER_ERBFI | IER_ETBEI) + read(IIR)
+    code += b"\x88\xc3" + read(LSR) + read(MSR) + b"".join(out(THR, number) for number in range(count))
+    return code + more + out(IER, IER_ERBFI) + read(IIR)
+
+
+def test_of_a_fifo_s_bytes_the_first_comes_to_python_alone(machine):
+    machine.streams[COM1].end()
+    regs = machine.run(interrupted(FIFO_DEPTH))
+    assert (regs[3] & 0xFF, regs[0] & 0xFF) == (IIR_FIFOS | IIR_THR_EMPTY, IIR_FIFOS | IIR_NONE)
+    assert machine.sinks[COM1].got == bytes(range(FIFO_DEPTH))
+    assert machine.exits == (1, 5)  # IIR once; FCR, MCR, the first byte, and IER twice
+
+
+def test_more_than_the_fifo_has_an_edge_at_the_same_byte(machine):
+    """The interrupt is there as soon as it is without any being kept."""
+    plain = Serial(wire := Wire(), Sink())
+    for register, value in ((FCR, FCR_ENABLE), (MCR, MCR_OUT2), (IER, IER_ERBFI | IER_ETBEI)):
+        plain.write(register, 1, value)
+    plain.read(IIR, 1)
+    edges = []
+    for number in range(3 * FIFO_DEPTH):
+        before = wire.rises
+        plain.write(THR, 1, number)
+        edges += [number] * (wire.rises - before)
+    machine.streams[COM1].end()
+    seen = []
+    machine.wires[COM1].on_rise = lambda: seen.append(len(machine.sinks[COM1].got))
+    machine.run(interrupted(3 * FIFO_DEPTH))
+    assert machine.sinks[COM1].got == bytes(range(3 * FIFO_DEPTH))
+    assert seen[1:] == [number + 1 for number in edges]  # the first is that of IER
+
+
+def test_iir_shows_the_interrupt_that_the_bytes_bring(machine):
+    machine.streams[COM1].end()
+    again = read(IIR) + b"\x88\xc7" + read(IIR) + b"\x88\xc1"  # bh, cl
+    regs = machine.run(interrupted(3, more=again))
+    assert regs[3] >> 8 & 0xFF == IIR_FIFOS | IIR_THR_EMPTY
+    assert regs[1] & 0xFF == IIR_FIFOS | IIR_NONE
+
+
+def test_msr_is_not_answered_while_it_has_news(machine):
+    machine.streams[COM1].end()
+    machine.run(out(MCR, MCR_OUT2) + out(IER, IER_ERBFI))
+    code = out(MCR, MCR_LOOP | MCR_OUT2) + out(MCR, MCR_OUT2) + read(MSR) + b"\x88\xc3" + read(MSR)
+    regs = machine.run(code)
+    assert regs[3] & MSR_DELTAS
+    assert regs[0] & 0xFF == MSR_CONNECTED
+
+
+def test_who_polls_for_a_key_is_counted(machine):
+    """Without interrupts the port learns by the reads of LSR that somebody listens."""
+    machine.streams[COM1].end()
+    times = 100
+    body = read(LSR) + b"\xff\xc9\x75"  # dec ecx; jnz
+    machine.uarts[COM1]._patient = True
+    machine.run(out(SCR, 0) + b"\xb9" + pack("<I", times) + body + pack("<b", -len(body) - 1))
+    assert machine.exits[0] == times
+    assert machine.uarts[COM1].receive(b"k") == 1

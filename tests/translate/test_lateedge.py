@@ -10,7 +10,8 @@ import pytest
 
 from pykvm.devices import lapicregisters as reg
 from pykvm.devices.bus import MemoryBus, PortBus
-from pykvm.devices.serial import (
+from pykvm.devices.serial import Serial
+from pykvm.devices.serialregisters import (
     FCR,
     FCR_ENABLE,
     IER,
@@ -22,8 +23,7 @@ from pykvm.devices.serial import (
     MCR,
     MCR_OUT2,
     THR,
-    Serial,
-)
+)  # fmt: skip
 from pykvm.machine.controllers import Controllers
 from pykvm.memory import layout
 from pykvm.translate.context import SLOT

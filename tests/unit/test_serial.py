@@ -10,7 +10,8 @@ import random
 import pytest
 from doubles import Line
 
-from pykvm.devices.serial import (
+from pykvm.devices.serial import Serial
+from pykvm.devices.serialregisters import (
     FCR,
     FCR_ENABLE,
     FCR_RESET_RCVR,
@@ -54,8 +55,7 @@ from pykvm.devices.serial import (
     RBR,
     SCR,
     THR,
-    Serial,
-)
+)  # fmt: skip
 
 EMPTY = LSR_THRE | LSR_TEMT
 TRIGGER_14 = 0xC0

@@ -6,7 +6,8 @@ import pytest
 from doubles import Line
 from doubles_loop import Loop
 
-from pykvm.devices.serial import FCR, FCR_ENABLE, LSR, LSR_BI, LSR_DR, LSR_THRE, RBR, THR, Serial
+from pykvm.devices.serial import Serial
+from pykvm.devices.serialregisters import FCR, FCR_ENABLE, LSR, LSR_BI, LSR_DR, LSR_THRE, RBR, THR
 from pykvm.terminal.console import Console
 from pykvm.terminal.keyboard import Keyboard
 
