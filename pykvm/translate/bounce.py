@@ -82,6 +82,14 @@ def operand(code: bytes, cpu: ContextCpu, linear: Linear) -> Operand | None:
     return Operand(code, instruction.length, segment, offset)
 
 
+def _linear(cpu: ContextCpu, place: Operand) -> int:
+    """Where ``place`` is, whether it may be reached or not."""
+    if cpu.bits != 64:
+        return int(place.offset + cpu.sregs[place.segment]["base"] & 0xFFFF_FFFF)
+    base = cpu.sregs[place.segment]["base"] if place.segment in ("fs", "gs") else 0
+    return int(place.offset + base & M64)
+
+
 def _without_addresses(instruction: Instruction) -> bytes:
     """As 32-bit code has it: [ECX] stands for an operand in memory, whose address isn't used."""
     wanted = {"F2": b"\xf2", "F3": b"\xf3", "66": b"\x66"}
@@ -169,17 +177,20 @@ class Bounce:
         start = SLOT["bounce"]
         if emitter.count:
             if place is not None:
-                access = WRITE_ACCESS if used & WRITE else READ_ACCESS
-                gva = core.linear.address(place.segment, place.offset, size, access)
+                gva = _linear(state, place)
             assert gva is not None
             if self._raw[SLOT["fpu"] + 2] & FSW_ES and _waits(parts):
                 raise Fault(MF)
             # FXSAVE's address is looked at before its alignment; that of SSE operands after it.
-            if place is None and size == AREA:
-                self._check_address(parts, size, gva)
-            self._check_alignment(opcode, prefixes, size, gva)
+            if size != AREA:
+                self._check_alignment(opcode, prefixes, size, gva)
             if place is None:
                 self._check_address(parts, size, gva)
+            else:
+                access = WRITE_ACCESS if used & WRITE else READ_ACCESS
+                core.linear.address(place.segment, place.offset, size, access)
+            if size == AREA:
+                self._check_alignment(opcode, prefixes, size, gva)
             if used & WRITE:
                 self._may_write(core, gva, size, user)
             if used & READ or 0xD8 <= opcode < 0xE0:  # x87 may store nothing, with an exception pending

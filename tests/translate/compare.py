@@ -78,10 +78,14 @@ def undefined(case: Case) -> int:
 
 
 class Pair:
-    """A guest and this processor, both with code of 64 bits, or of 32."""
+    """A guest and this processor, both with code of 64 bits, or of 32.
 
-    def __init__(self, guest: Guest, processor: Native) -> None:
+    ``interpreted``: the guest's instruction is not translated, as under single steps.
+    """
+
+    def __init__(self, guest: Guest, processor: Native, *, interpreted: bool = False) -> None:
         self.guest = guest
+        self._interpreted = interpreted
         self.processor = processor
         self._end = bytes((END if guest.wide else END_32,))
         self._put(CODE, self._end * (CODE_PAGES * PAGE))
@@ -108,7 +112,8 @@ class Pair:
         guest.fx = case.fx
         host.fx[:] = case.fx
         host.run(case.start, wide=guest.wide)
-        fault = guest.run(case.start)
+        fault = guest.interpret(case.start) if self._interpreted else None
+        fault = fault or guest.run(guest.rip if self._interpreted else case.start)
         return self._compare(case, fault)
 
     def _put(self, at: int, code: bytes) -> None:
@@ -139,7 +144,7 @@ class Pair:
             if mine != his:
                 found.append(f"{name} {mine:#x}, natively {his:#x}")
         seen = FLAGS_SEEN
-        if guest.cpu.steps > 1:
+        if guest.cpu.steps > 1 or self._interpreted:
             self.interpreted += 1
             seen &= ~undefined(case)
         flags, natively = guest.flags & seen, host.word(native.FLAGS) & seen

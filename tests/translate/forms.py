@@ -53,6 +53,8 @@ def fx_image(rng: Random) -> bytes:
     fsw = rng.getrandbits(16) & 0x7F00
     if rng.random() < 0.1:
         fsw |= rng.getrandbits(6)
+    if fsw & ~fcw & 0x3F:
+        fsw |= 0x8080  # B and ES: one is pending
     mxcsr = 0x1F80 | rng.randrange(4) << 13
     if rng.random() < 0.2:
         mxcsr |= rng.getrandbits(16) & 0x803F
