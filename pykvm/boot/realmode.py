@@ -119,6 +119,7 @@ def load(places: Places, image: Image, header: SetupHeader, load_at: int, versio
     return replace(
         kernel,
         how="its setup code calls pykvm's BIOS",
+        asks=(f"boot protocol {header.protocol}",),
         tell=tell,
         data=base >> 4,
         bios=bios.Disk(),

@@ -224,6 +224,7 @@ def test_a_zimage_lies_where_its_setup_code_takes_it_from():
     """boot.rst: a zImage at 0x10000, the real-mode code at 0x90000, its heap up to 0x9800 there."""
     with loaded(ZIMAGE, cmdline="quiet") as (memory, entry):
         assert (entry.mode, entry.address, entry.linux) == ("real", 0x90200, True)
+        assert (entry.how, entry.asks) == ("its setup code calls pykvm's BIOS", ("boot protocol 2.03",))
         assert memory.read(0x10000, 16) == CODE
         assert memory.u32(0x90214) == 0x1000, "code32_start is the setup code's own"
         assert (memory.u16(0x90224), entry.state["regs"]["rsp"]) == (0x9600, 0x9800)
