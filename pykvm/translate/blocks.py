@@ -49,6 +49,7 @@ GRANULE = 64
 MOST_COPIES = 4096
 """Code pages that are let go at a time; of more the blocks are ended."""
 
+JUMP = 0xE9  # JMP rel32, whose distance follows
 STALE = call_slot(SLOT["stale"])
 
 
@@ -280,23 +281,21 @@ class Blocks:
 
     def forward(self, old: Block, new: Block) -> None:
         """Let a block that has ended go on in the one that took its place."""
-        jump = b"\xe9" + pack("<i", new.body - old.body - 5)
-        self._store(old.body, int.from_bytes(jump, "little"), 5)
+        self._store(old.body, JUMP | (new.body - old.body - 5 & 0xFFFF_FFFF) << 8, 5)
 
     def replace(self, old: Block, new: Block) -> None:
         """Where ``old`` was kept of an earlier boot, and its page isn't this boot's, go to ``new``."""
         if self.saved is not None and self.saved.give_up(old.page):
             self._stop()
             at = old.entry - self.base
-            self.view[at : at + 5] = b"\xe9" + pack("<i", new.entry - old.entry - 5)
+            self.view[at : at + 5] = pack("<Bi", JUMP, new.entry - old.entry - 5)
 
     def begin_anew(self, block: Block) -> None:
         """Let ``block``, whose page is this boot's after all, begin with its page check again."""
         at = block.entry - self.base
-        check = page_check(block.page)[HEAD_SIZE:]
-        if self.view[at] != check[0]:
+        if self.view[at] == JUMP:
             self._stop()
-            self.view[at : at + 5] = check[:5]
+            self.view[at : at + 5] = page_check(block.page)[HEAD_SIZE : HEAD_SIZE + 5]
 
     def form(self, mode: int) -> Form:
         form = self._forms.get(mode)
