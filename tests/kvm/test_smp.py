@@ -2,67 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import several
+from several import LONG
 
 TESTS = Path(__file__).parents[2] / "guests" / "tests"
-BOOT = [sys.executable, "-m", "pykvm", "boot"]
-LONG = 120
-
-LIBRARY = TESTS / "lib"
-# Starts the CPUs 1 to 3 at 0x30000, where `others` was copied to, and goes on.
-START = """
-%include "pc.inc"
-APIC    equ 0xfee00000
-main:   mov     esi, others
-        mov     edi, 0x30000
-        mov     ecx, 64
-        rep     movsb
-        mov     dword [APIC + 0xf0], 0x1ff
-        mov     dword [APIC + 0x300], 0xc4500
-        mov     dword [APIC + 0x300], 0xc4630
-        jmp     first
-        bits    16
-others: lock inc word [cs:0x100]
-"""
-ALL_UP = """
-        bits    32
-first:  cmp     word [0x30100], 3
-        jne     first
-"""
 
 
 @pytest.fixture(params=["kernel", "split", "user", "translate"])
 def boot(request, tmp_path):
-    """Boots a kernel of four CPUs: the process's status, its words, the report."""
-
-    def boot(others: str, first: str, *more: str, all_up: bool = True) -> tuple[int, str, dict]:
-        (tmp_path / "k.asm").write_text(START + others + (ALL_UP if all_up else "") + first)
-        subprocess.run(
-            ["nasm", "-f", "bin", "-I", f"{LIBRARY}/", "-o", tmp_path / "k.bin", tmp_path / "k.asm"],
-            check=True,
-        )
-        translated = request.param == "translate"
-        backend = "backend: translate" if translated else f"backend: kvm\ninterrupts: {request.param}"
-        (tmp_path / "machine.yaml").write_text(
-            f"cpus: 4\nmemory: 16M\n{backend}\n"
-            "kernel: {image: k.bin, format: flat, entry: protected, load: 0xa000}\n"
-        )
-        report = tmp_path / "report.json"
-        done = subprocess.run(
-            [*BOOT, tmp_path, "--report", report, *more],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LONG,
-        )
-        return done.returncode, done.stderr, json.loads(report.read_text())
-
-    return boot
+    """Boots a kernel of four CPUs (several.py), in each way."""
+    translated = request.param == "translate"
+    backend = "backend: translate" if translated else f"backend: kvm\ninterrupts: {request.param}"
+    return partial(several.boot, tmp_path, backend)
 
 
 def test_a_machine_whose_cpus_all_spin_ends_in_time(boot):

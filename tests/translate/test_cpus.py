@@ -1,0 +1,74 @@
+"""Several translated CPUs: what only their way of standing still makes right."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import kernels
+import several
+
+LONG = 120
+COUNT = 2000
+
+# The kernel `smp`, with room for little code: it is thrown away again and again.
+LITTLE_ROOM = f"""
+import sys
+from pykvm.cli.main import main
+from pykvm.translate.blocks import Blocks
+
+resets = []
+reset = Blocks.reset
+Blocks.full = property(lambda self: self.used > self.first + 0x800)
+Blocks.reset = lambda self: (resets.append(1), reset(self))
+status = main(["boot", {str(kernels.FOLDER / "smp")!r}, "--set", "backend=translate", "--timeout", "{LONG}s"])
+sys.exit(status or (0 if len(resets) > 20 else 99))
+"""
+
+
+def test_locked_operations_of_all_cpus_lose_nothing_interpreted_and_across_pages(tmp_path):
+    """Three CPUs in real mode, which is interpreted, and one in emitted code."""
+    others = f"""
+        mov     ax, 0x4000
+        mov     ds, ax
+        mov     cx, {COUNT}
+.next:  lock inc dword [0xffe]
+        lock inc dword [0x1100]
+        loop    .next
+        lock inc word [cs:0x102]
+        cli
+        hlt
+        jmp     $
+"""
+    first = f"""
+        mov     ecx, {COUNT}
+.next:  lock inc dword [0x40ffe]
+        lock inc dword [0x41100]
+        dec     ecx
+        jnz     .next
+.all:   cmp     word [0x30102], 3
+        jne     .all
+        mov     al, 1
+        cmp     dword [0x40ffe], {4 * COUNT}
+        jne     .end
+        mov     al, 2
+        cmp     dword [0x41100], {4 * COUNT}
+        jne     .end
+        mov     al, 0
+.end:   out     0xf4, al
+        jmp     $
+"""
+    status, said, _ = several.boot(tmp_path, "backend: translate", others, first, "--timeout", f"{LONG}s")
+    assert status == 0, said
+
+
+def test_code_is_thrown_away_while_all_cpus_run_it():
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_ROOM],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=2 * LONG,
+    )
+    assert done.returncode == 0, done.stderr
+    assert kernels.differences("smp", done.stdout) == {}
