@@ -311,7 +311,8 @@ class Core:
         lock.release()
         self._enter(argument)
         running.release()
-        lock.acquire()
+        if not lock.acquire(False):
+            self.shared.wait_for_lock()
 
     def keep_lock(self) -> None:
         """Until emitted code is left the next time, which is soon, no other CPU translates anything."""

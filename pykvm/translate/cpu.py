@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NMI = 2
 STEPS = 256  # interpreted in a row before a look at what waits
+STEPS_OF_SEVERAL = 32  # the same where other CPUs may wait for the lock
 RESET_VECTOR = (0xF000, 0xFFFF_0000, 0xFFF0)
 
 W_ATTENTION = SLOT["attention"] // 8
@@ -72,6 +73,7 @@ class TranslatedCpu:
         self.core = Core(memory, ports, mmio, lock, entries, self._shared)
         self._exits = Exits(self.core, ports)
         self._cause = cause
+        self._steps = STEPS if self._shared.alone else STEPS_OF_SEVERAL
         self._wake = False
         self._init_asked = False
         self._sipi: int | None = None
@@ -139,6 +141,8 @@ class TranslatedCpu:
                 if self._service():
                     return None
                 target = self._locate_or_step()
+                if not target:
+                    shared.give_way()
                 while target:
                     words[W_RESUME] = target
                     enter(argument)
@@ -213,7 +217,7 @@ class TranslatedCpu:
     def _locate_or_step(self) -> int:
         """The emitted code at RIP; 0 after instructions were interpreted and something waits."""
         words = self.core.words
-        for _ in range(STEPS):
+        for _ in range(self._steps):
             if words[W_MODE] != INTERPRET_ONLY and not self.core.cpu.interrupt_shadow:
                 found = self.core.finder.locate(words[W_RIP])
                 if found is not None:

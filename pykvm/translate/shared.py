@@ -67,6 +67,7 @@ class Shared:
         self.tsc = Rdtsc()
         self._signals = signals.Handlers(runtime.signal_handler)
         self._fence = threading.Lock()
+        self._next = threading.Lock()  # held by the first of those who wait for ``lock``
         self._rest = threading.Condition(self.lock)
         self._full = False
 
@@ -132,6 +133,18 @@ class Shared:
             ):
                 return True
         return False
+
+    # The lock
+
+    def wait_for_lock(self) -> None:
+        with self._next:
+            self.lock.acquire()
+
+    def give_way(self) -> None:
+        """Let those who wait for the lock have it: who interprets for long never leaves it otherwise."""
+        if not self.alone:
+            self.lock.release()
+            self.wait_for_lock()
 
     # Standing still
 

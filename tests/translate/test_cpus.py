@@ -41,18 +41,24 @@ def test_locked_operations_of_all_cpus_lose_nothing_interpreted_and_across_pages
         jmp     $
 """
     first = f"""
-        mov     ecx, {COUNT}
-.next:  lock inc dword [0x40ffe]
-        lock inc dword [0x41100]
-        dec     ecx
-        jnz     .next
-.all:   cmp     word [0x30102], 3
-        jne     .all
+        xor     ebx, ebx
+        xor     ecx, ecx
+.next:  mov     edx, 1000
+.often: lock inc dword [0x41100]
+        inc     ebx
+        dec     edx
+        jnz     .often
+        lock inc dword [0x40ffe]
+        inc     ecx
+        cmp     word [0x30102], 3
+        jne     .next
+        add     ebx, {3 * COUNT}
+        add     ecx, {3 * COUNT}
         mov     al, 1
-        cmp     dword [0x40ffe], {4 * COUNT}
+        cmp     [0x40ffe], ecx
         jne     .end
         mov     al, 2
-        cmp     dword [0x41100], {4 * COUNT}
+        cmp     [0x41100], ebx
         jne     .end
         mov     al, 0
 .end:   out     0xf4, al
