@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pykvm.devices.bus import PORTS
 from pykvm.errors import InternalError
+from pykvm.memory.layout import FOUR_GIB
 from pykvm.translate import context
 from pykvm.translate.bounce import FSW_ES
 from pykvm.translate.codepage import KERNEL_64, M64, PAGE, USER, WIDE
@@ -84,6 +85,11 @@ class Exits:
             self.core.cpu.refresh()
             if not self._through_bounce(rip, gva):  # both know whether this is #GP or #SS
                 self.core.step()
+            return self.finder.go()
+        element = size if at >= self.core.runtime_end else 1 << words[W_ELEMENT]
+        if not words[W_MODE] & WIDE and gva + element > FOUR_GIB:
+            words[W_RIP] = rip
+            self.core.step()  # which knows the limit of the segment
             return self.finder.go()
         access = self._accesses.find(at)
         try:

@@ -16,6 +16,7 @@ from places import CODE, DATA, DATA_PAGES, END_32, GS_BASE, PAGE
 
 from pykvm.translate.decode import TABLE_32
 from pykvm.translate.operands import INTEGER, VECTOR, X87, X87_LARGE
+from pykvm.x86.exceptions import GP
 from pykvm.x86.registers import RFLAGS_TF
 
 ROUNDS = 20 + int(os.environ.get("PYKVM_FUZZ", "0")) // 400
@@ -227,6 +228,17 @@ def test_x87_and_sse_do_what_the_processor_does(opcode, pair):
         seed = f"{opcode:#x}:{pair.guest.cpl}:{count}"
         case = make_with_fpu(opcode, seed)
         assert pair.differences(case) == [], f"{case.code.hex()} at {case.start:#x}, seed {seed}"
+
+
+@pytest.mark.parametrize("form", ["8b07", "8907", "0107", "d907", "dd1f", "0f1007", "0f1107", "ff37", "f3a5"])
+def test_an_access_over_the_end_of_4_gib_is_gp(form, pair):
+    """Whatever is mapped there: the limit of the segment comes first (SDM vol. 3 §5.3)."""
+    case = make(0x8B, form, gs=False)
+    case.regs[EDI], case.regs[ECX], case.fx = 0xFFFF_FFFE, 2, fx_image(Random(1))
+    case.regs[ESI] = DATA
+    case.code = bytes.fromhex(form)
+    assert pair.differences(case) == []
+    assert (pair.vector, pair.guest.rip) == (GP, case.start)
 
 
 def test_most_of_it_is_translated(guest):
