@@ -55,8 +55,8 @@ def machine_options(parser: argparse.ArgumentParser) -> None:
         "machine",
         nargs="?",
         metavar="MACHINE",
-        help="a YAML file, a folder with machine.yaml, a shipped guest's name, or a kernel image "
-        "(default: ./machine.yaml)",
+        help="a YAML file, a folder with machine.yaml, a shipped guest's name, or a kernel image, a file "
+        "or debian:PACKAGE (default: ./machine.yaml)",
     )
     parser.add_argument(
         "--set",
@@ -106,6 +106,8 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
             "which machine? There is no machine.yaml here",
             remedy="name a machine file, a shipped guest (`pykvm guests`) or a kernel image",
         )
+    if given.startswith("debian:"):
+        return defaults_for("", [Override(option="MACHINE", key="kernel.image", text=given), *changes])
     shipped = find(given)
     if shipped is not None:
         return load(os.path.join(shipped, "machine.yaml"), changes, parse_kept)

@@ -142,6 +142,12 @@ def test_a_kernel_alone_is_a_machine_with_all_defaults(pykvm, words):
     assert told["devices"] == [{"serial": {"port": "com1", "to": "terminal"}}, {"debug-exit": {"port": 0xF4}}]
 
 
+def test_a_debian_package_alone_is_a_kernel_too(refused):
+    alone, named = refused("check", "debian:nothing"), refused("check", "--kernel", "debian:nothing")
+    assert alone == named
+    assert alone[1].startswith("debian:nothing: is no name of a kernel package; write debian:linux-image-")
+
+
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
