@@ -78,3 +78,17 @@ def test_code_is_thrown_away_while_all_cpus_run_it():
     )
     assert done.returncode == 0, done.stderr
     assert kernels.differences("smp", done.stdout) == {}
+
+
+def test_cpus_that_interpret_for_ever_leave_the_others_their_turn(tmp_path):
+    first = """
+        mov     ecx, 2000
+.next:  in      al, 0x61
+        dec     ecx
+        jnz     .next
+        mov     al, 0
+        out     0xf4, al
+        jmp     $
+"""
+    status, said, _ = several.boot(tmp_path, "backend: translate", "jmp $", first, "--timeout", f"{LONG}s")
+    assert status == 0, said
