@@ -6,6 +6,7 @@ import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import guest_programs as guests
@@ -48,6 +49,12 @@ PIECES = (
         (("debian, cold", RATIO, 4.0, "s"), ("debian, hot", RATIO, 2.0, "s")),
         "Debian's 6.12 cloud kernel, from nothing to init and off",
     ),
+    Piece(
+        "debian-4",
+        "off-4",
+        (("debian-4, cold", RATIO, 4.0, "s"), ("debian-4, hot", RATIO, 3.0, "s")),
+        "the same with four CPUs, a thread each on both sides",
+    ),
     _work("sha256", SPEED, 1.5, "SHA-256 of 6 MiB"),
     _work("qsort", SPEED, 1.5, "qsort of 300 000 numbers, by a comparator"),
     _work("list", SPEED, 1.5, "a walk of 5 million nodes"),
@@ -83,7 +90,8 @@ class Bench:
         kinds = {piece.kind: [each for each in pieces if each.kind == piece.kind] for piece in pieces}
         measures = {
             "prompt": self._prompt,
-            "off": self._off,
+            "off": partial(self._off, "debian", 1),
+            "off-4": partial(self._off, "debian-4", 4),
             "work": self._work,
             "ports": self._ports,
             "idle": self._idle,
@@ -114,15 +122,15 @@ class Bench:
 
         return self._cold_and_hot("linux", side, until_prompt)
 
-    def _off(self, side: str, names: list[str]) -> dict[str, float]:
+    def _off(self, name: str, cpus: int, side: str, names: list[str]) -> dict[str, float]:
         initrd = guests.initramfs(self._folder / "off.cpio", guests.init({}), {})
-        words = guests.command(side, guests.kernel("debian"), initrd, memory=512)
+        words = guests.command(side, guests.kernel("debian"), initrd, memory=512, cpus=cpus)
 
         def until_off(cache: str) -> float:
             with Watched(words, cache) as guest:
                 return guest.until_end(LONG)
 
-        return self._cold_and_hot("debian", side, until_off)
+        return self._cold_and_hot(name, side, until_off)
 
     def _cold_and_hot(self, name: str, side: str, measure: Callable[[str], float]) -> dict[str, float]:
         """pykvm with an empty cache, and again with what that left; TCG keeps nothing, so it runs once."""
