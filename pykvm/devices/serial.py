@@ -76,9 +76,9 @@ if TYPE_CHECKING:
             ...
 
 
-# What is told of the status: LSR, IIR and MSR in a byte each, 0 where reading it changes something, …
-HEARD = 1 << 24  # … whether it doesn't count how often LSR is read, …
-LOAD_SHIFT, MANY = 25, 31  # … and how many bytes for THR change nothing, MANY: any number
+# What is told: LSR, IIR, MSR, a byte each, 0 where reading it changes something; whether nobody counts how
+# often LSR is read; how many bytes for THR change nothing, MANY: any number.
+HEARD, LOAD_SHIFT, MANY = 1 << 24, 25, 31
 
 LISTENING = 4  # LSR is read that often in a row by whoever waits for a key, and not by a probe
 
@@ -228,21 +228,18 @@ class Serial:
         self._straight = not (self._lcr & (LCR_DLAB | LCR_BREAK) or self._mcr & MCR_LOOP or self._unsent)
         self._depth = FIFO_DEPTH if self._fcr & FCR_ENABLE else 1
         self._trigger = TRIGGER_LEVELS[self._fcr >> 6] if self._fcr & FCR_ENABLE else 1
-        self._tell()
+        self._tell(self._source())
 
-    def _tell(self) -> None:
+    def _tell(self, source: int) -> None:
         if self.on_status is None:
             return
-        status = 0
+        status, ier = 0, self._ier
         if self._straight:
-            iir = 0 if self._source() != IIR_NONE else IIR_NONE | (IIR_FIFOS if self._fcr & FCR_ENABLE else 0)
+            iir = 0 if source != IIR_NONE else IIR_NONE | (IIR_FIFOS if self._fcr & FCR_ENABLE else 0)
             msr = 0 if self._msr & MSR_DELTAS else self._msr
-            load = self._load if self._thr_empty and self._level else 0
-            status = (
-                self._lsr | iir << 8 | msr << 16 | (load if self._ier & IER_ETBEI else MANY) << LOAD_SHIFT
-            )
-            if not self._patient or (self._ier & IER_ERBFI and self._mcr & MCR_OUT2):
-                status |= HEARD
+            load = MANY if not ier & IER_ETBEI else self._load if self._thr_empty and self._level else 0
+            heard = HEARD if not self._patient or (ier & IER_ERBFI and self._mcr & MCR_OUT2) else 0
+            status = self._lsr | iir << 8 | msr << 16 | load << LOAD_SHIFT | heard
         if status != self._told:
             self._told = status
             self.on_status(status)
@@ -279,10 +276,13 @@ class Serial:
         """
         if self._thr_empty and self._load:
             self._load -= 1
-            self._tell()
+            if self.on_status is not None and self._told >> LOAD_SHIFT:
+                self._told -= 1 << LOAD_SHIFT
+                self.on_status(self._told)
             return
-        self._thr_empty = False
-        self._update()
+        if self._thr_empty:
+            self._thr_empty = False
+            self._update()
         self._thr_empty = True
         self._update()
 
@@ -424,11 +424,12 @@ class Serial:
 
     def _update(self) -> None:
         """The line follows the sources. On a PC, OUT2 opens it; loopback forces OUT2 off (§8.8)."""
-        level = self._mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 and self._source() != IIR_NONE
+        source = self._source()
+        level = self._mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 and source != IIR_NONE
         if level != self._level:
             self._level = level
             self._irq.set(level)
-        self._tell()
+        self._tell(source)
 
     # State
 

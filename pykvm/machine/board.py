@@ -120,8 +120,10 @@ def fit(
             console.output.stream = None
             if coalesced is not None:
                 console.output.stream = stream = Stream(coalesced, port + serialregisters.THR)
-                uart.on_etbei = stream.urgent
-                uart.on_status = stream.status if coalesced.status is not None else None
+                if coalesced.status is None:
+                    uart.on_etbei = stream.urgent
+                else:
+                    uart.on_status = stream.status
             part(device.port, uart, port, serialregisters.PORTS)
         elif isinstance(device, DebugExitConfig):
             end = DebugExit(lambda value: machine.post(verdict.debug_exit(value)))

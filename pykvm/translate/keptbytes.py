@@ -29,7 +29,7 @@ BYTE = 1 << 16  # of a number as the slot ``port`` has it
 AT_RESET = NOTHING_NEW | MANY << LOAD_SHIFT
 
 W_ATTENTION = SLOT["attention"] // 8
-W_ANSWERS = {register: SLOT[f"answer_{register}"] // 8 for register in (LSR, IIR, MSR)}
+W_LSR, W_IIR, W_MSR = (SLOT[f"answer_{register}"] // 8 for register in (LSR, IIR, MSR))
 W_PORT = SLOT["kept_port"] // 8
 W_ROOM = SLOT["kept_room"] // 8
 W_FIRST = SLOT["kept_first"] // 8
@@ -51,6 +51,7 @@ class KeptBytes:
         self._write: Writer | None = None
         self._place = 0
         self._status: dict[int, int] = {}
+        self._words: dict[tuple[bool, int], tuple[tuple[int, int, int], int]] = {}
         self._busy = False
 
     def add(self, cpu: TranslatedCpu) -> None:
@@ -64,6 +65,7 @@ class KeptBytes:
         if write is None:
             return
         self._busy = True
+        delivered = False
         for cpu in self._cpus:
             words, raw = cpu.core.words, cpu.core.raw
             first = words[W_FIRST]
@@ -71,8 +73,10 @@ class KeptBytes:
                 value = raw[KEPT + first]
                 words[W_FIRST] = first = (first + 1) % KEPT_SIZE
                 write(place, 1, value)
+                delivered = True
         self._busy = False
-        self._follow()
+        if delivered:
+            self._follow()
 
     def begin(self, port: int) -> None:
         """Keep what is written to ``port``, a byte at a time; not where another's was ever kept."""
@@ -111,16 +115,28 @@ class KeptBytes:
     def _follow(self) -> None:
         """Tell emitted code."""
         port = self._port
-        status, kept = self._status.get(port, AT_RESET), port in self.writers
-        load = status >> LOAD_SHIFT if kept else 0
-        given = {LSR: status & 0xFF, IIR: status >> 8 & 0xFF, MSR: status >> 16 & 0xFF}
-        if given[LSR] != NOTHING_NEW:
-            given[LSR] = 0
+        kept, status = port in self.writers, self._status.get(port, AT_RESET)
+        known = self._words.get((kept, status))
+        if known is None:
+            known = self._words[kept, status] = _words(port, kept, status)
+        answers, load = known
         for cpu in self._cpus:
             words = cpu.core.words
-            for register, at in W_ANSWERS.items():
-                value = given[register] if kept or status & HEARD else 0
-                words[at] = (BYTE | port + register | value << 32) if value else 0
-            waiting = (words[W_LAST] - words[W_FIRST]) % KEPT_SIZE
-            words[W_ROOM] = KEPT_SIZE if load == MANY else max(0, load - waiting)
-            words[W_PORT] = BYTE | port if load else 0
+            words[W_LSR], words[W_IIR], words[W_MSR] = answers
+            if load:
+                waiting = (words[W_LAST] - words[W_FIRST]) % KEPT_SIZE
+                words[W_ROOM] = KEPT_SIZE if load == MANY else max(0, load - waiting)
+                words[W_PORT] = BYTE | port
+            else:
+                words[W_PORT] = 0
+
+
+def _words(port: int, kept: bool, status: int) -> tuple[tuple[int, int, int], int]:
+    """The answers of LSR, IIR and MSR, and how many bytes may be kept, of serial port ``port``."""
+    lsr, iir, msr = status & 0xFF, status >> 8 & 0xFF, status >> 16 & 0xFF
+    told = kept or bool(status & HEARD)
+    return (
+        (BYTE | port + LSR | lsr << 32) if told and lsr == NOTHING_NEW else 0,
+        (BYTE | port + IIR | iir << 32) if told and iir else 0,
+        (BYTE | port + MSR | msr << 32) if told and msr else 0,
+    ), status >> LOAD_SHIFT if kept else 0
