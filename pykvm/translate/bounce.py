@@ -11,7 +11,7 @@ from struct import pack
 from pykvm.errors import InternalError
 from pykvm.translate import context
 from pykvm.translate.context import SLOT
-from pykvm.translate.decode import FS, GS, OPERAND, REPEAT, Undecoded, decode
+from pykvm.translate.decode import FS, GS, LOCK, OPERAND, REPEAT, Undecoded, decode
 from pykvm.translate.emit import Emitter, NotTranslated, Parts
 from pykvm.translate.emit_integer import ACTIONS as INTEGER_ACTIONS
 from pykvm.translate.emit_vector import ACTIONS as VECTOR_ACTIONS
@@ -42,6 +42,7 @@ AREA = 512  # bytes of FXSAVE
 _UNALIGNED = frozenset((0x110, 0x111, 0x1F0, 0x1F7, *range(0x360, 0x364), *range(0x2C8, 0x2CE), 0x3CC))
 _WITHOUT_WAIT = frozenset(((0xD9, 6), (0xD9, 7), (0xDD, 6), (0xDD, 7)))  # FNSTENV FNSTCW FNSAVE FNSTSW
 FSW_ES = 0x80
+XCHG = (0x86, 0x87)
 MASKED_MOVE = 0xF7  # MASKMOVQ and MASKMOVDQU, whose operand no ModRM names
 RDI = 7
 _BY_PREFIX = {0x16F: 4, 0x17F: 4}  # MOVDQU
@@ -193,6 +194,8 @@ class Bounce:
                 self._check_alignment(opcode, prefixes, size, gva)
             if used & WRITE:
                 self._may_write(core, gva, size, user)
+                if prefixes & LOCK or opcode in XCHG:
+                    core.linear.lock()
             if used & READ or 0xD8 <= opcode < 0xE0:  # x87 may store nothing, with an exception pending
                 self._raw[start : start + size] = core.linear.read_linear(gva, size, user=user)
         made += call_slot(SLOT["do_bounce"])
