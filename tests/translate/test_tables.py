@@ -109,7 +109,7 @@ def outcome(guest: Guest, how: str, before: bytes, registers: list[int], flags: 
     core = guest.cpu.core
     guest.view[:] = before
     guest.regs, guest.flags, guest.fx = registers, flags, guest.fx[:160] + bytes(352)
-    core.finder.forget_code()
+    core.shared.make_room()  # throws all code away, and the TLB
     if how == "walk":
         core.mmu.fast = False
         try:
