@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 LAB = Path(__file__).with_name("lab")
+FOREIGN = LAB.parents[1] / "programs" / "foreign.py"
 HANG_SECONDS = 240  # after which a test's Python stack is printed, for the post-mortem
 CONSOLE_LINES = 200  # a panic alone takes more than 50
 QEMU_DIED = "QEMU's status: 139"
@@ -100,13 +101,16 @@ class TwinRunner:
     def _make_images(self, names: set[str]) -> None:
         """Fetch, build and unpack what the tests boot: the lab sees pykvm's cache, but it has no network."""
         for name in sorted(names):
-            if name.startswith("debian:"):
-                commands = [["check", "--kernel", name]]
+            pykvm = ["-m", "pykvm"]
+            if name.startswith("foreign:"):
+                commands = [[str(FOREIGN), "--fetch", name.removeprefix("foreign:")]]
+            elif name.startswith("debian:"):
+                commands = [[*pykvm, "check", "--kernel", name]]
             else:
-                commands = [["guests", "build", name, "--yes"], ["check", name]]
+                commands = [[*pykvm, "guests", "build", name, "--yes"], [*pykvm, "check", name]]
             for command in commands:
                 run = subprocess.run(
-                    [sys.executable, "-m", "pykvm", *command],
+                    [sys.executable, *command],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -114,7 +118,7 @@ class TwinRunner:
                 )
                 if run.returncode != 0:  # the tests that boot it will fail of it
                     reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-                    reporter.write_line(f"\npykvm {' '.join(command)}: {run.stdout}")
+                    reporter.write_line(f"\n{' '.join(command)}: {run.stdout}")
 
     def pytest_sessionfinish(self) -> None:
         if self.lab is not None:
