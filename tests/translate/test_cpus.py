@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import kernels
+import pytest
 import several
 
 LONG = 120
@@ -91,4 +92,12 @@ def test_cpus_that_interpret_for_ever_leave_the_others_their_turn(tmp_path):
         jmp     $
 """
     status, said, _ = several.boot(tmp_path, "backend: translate", "jmp $", first, "--timeout", f"{LONG}s")
+    assert status == 0, said
+
+
+@pytest.mark.parametrize("name", ["crossing", "interrupted", "pae", "paging32", "selfmod", "stringio", "v86"])
+def test_a_cpu_that_is_not_the_only_one_does_what_it_does_alone(name):
+    """The other is never started: what is done with an eye to others must come to the same."""
+    status, printed, said = kernels.boot(name, "--set", "backend=translate", "--set", "cpus=2")
+    assert kernels.differences(name, printed) == {}, said
     assert status == 0, said
