@@ -214,7 +214,7 @@ class Machine:
         """Take it apart, but for what is kept, to be built again. A cause from outside remains."""
         self.stop()
         self._exits = self.exits()
-        self._close(self._owned)
+        self._take_apart()
         self.cpus.clear()
         self.devices.clear()
         self._causes = [cause for cause in self._causes if not verdict.is_guests(cause)]
@@ -225,8 +225,13 @@ class Machine:
     def close(self) -> None:
         """Stop, and give everything back to the host. Twice is once."""
         self.stop()
-        self._close(self._owned)
+        self._take_apart()
         self._close(self._kept)
+
+    def _take_apart(self) -> None:
+        for console in self.consoles.values():
+            console.detach()  # which outlives its port, and may still have something to write
+        self._close(self._owned)
 
     def _close(self, parts: list[Closer]) -> None:
         while parts:

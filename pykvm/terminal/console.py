@@ -37,6 +37,10 @@ class Console:
         self.output.on_room = port.room
         self.input.attach(port)
 
+    def detach(self) -> None:
+        """The port is taken away: nobody is told of room from now on, and nothing is kept back."""
+        self.output.on_room = self.output.stream = None
+
     def start(self) -> None:
         """Open what the console leads to. Raises PykvmError where that can't be."""
 

@@ -61,7 +61,9 @@ def test_hello_prints_and_powers_off_from_any_folder(tmp_path):
     told = json.loads(report.read_text())
     assert told.keys() >= REPORT_KEYS
     assert (told["outcome"], told["status"], told["debug_exit"]) == ("poweroff", 0, None)
-    assert told["exits"] == {"io": 41}
+    assert told["exits"].keys() == {"io"}
+    # Its 41 writes, of which KVM keeps some where it is slow (machine/coalesced.py).
+    assert 1 < told["exits"]["io"] <= 41
     assert told["console_tail"] == "Hello from inside the virtual machine.\n"
     times = told["seconds"]
     assert 0 < times["first_run"] < times["first_output"] < times["total"]

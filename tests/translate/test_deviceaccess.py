@@ -42,7 +42,7 @@ class Machine:
     def __init__(self, bmi2: bool) -> None:
         self.guest = Guest(cpl=0, bmi2=bmi2)
         self.device = Registers()
-        self.guest.cpu.core.physical._bus.attach(self.device, AT, PAGE, width=8)
+        self.guest.mmio.attach(self.device, AT, PAGE, width=8)
         self.present()
 
     def present(self) -> None:

@@ -130,7 +130,7 @@ def test_what_a_device_raises_is_taken_behind_the_access_or_as_soon_as_it_may(ma
     guest = machine.guest
     device = Raises(machine)
     guest.ports.attach(device, 0x90, 1)
-    guest.cpu.core.physical._bus.attach(device, 0xFEB1_0000, PAGE)
+    guest.mmio.attach(device, 0xFEB1_0000, PAGE)
     guest.map(HOLE + PAGE, 0xFEB1_0000)
     store = "890425" + (HOLE + PAGE).to_bytes(4, "little").hex()
     for code, taken in (
