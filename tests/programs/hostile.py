@@ -26,6 +26,7 @@ COMMAND = [sys.executable, "-m", "pykvm", "boot"]
 LONG = 240  # seconds; the lab is slow
 
 ENDS = {
+    "bios": (0, b"go\ndone\n", ""),
     "nowhere": (125, b"go\n", "pykvm: the guest crashed: triple fault"),
     "ports": (0, b"go\ndone\n", ""),
     "registers": (0, b"go\ndone\n", ""),
