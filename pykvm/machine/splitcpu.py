@@ -27,11 +27,11 @@ from pykvm.errors import HostError
 from pykvm.kvm import abi
 from pykvm.kvm.run import EOI_VECTOR, IMMEDIATE_EXIT, READY_FOR_INTERRUPT_INJECTION, REQUEST_INTERRUPT_WINDOW
 from pykvm.machine.controllers import Chips
+from pykvm.machine.kickedcpu import KickedCpu
 from pykvm.machine.kvmcpu import KvmCpu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from pykvm.devices.bus import MemoryBus, PortBus
@@ -88,18 +88,13 @@ class SplitControllers:
         self._vm.set_msi_routes([(gsi, *route) for gsi, route in self._routes.items()])
 
 
-class SplitInterruptCpu(KvmCpu):
-    """A vCPU whose local APIC is in KVM. ``connect`` brings the controllers that are not.
-
-    ``kick`` brings the vCPU out of the guest from another thread; whoever gives it a thread sets it.
-    """
+class SplitInterruptCpu(KickedCpu):
+    """A vCPU whose local APIC is in KVM. ``connect`` brings the controllers that are not."""
 
     def __init__(
         self, vcpu: Vcpu, ports: PortBus, mmio: MemoryBus, memory: GuestMemory, lock: threading.Lock
     ) -> None:
         super().__init__(vcpu, ports, mmio, memory, lock)
-        self.kick: Callable[[], None] = self.wake
-        self._thread = 0  # the identity of the vCPU's own, once it runs
         self._attention = False  # INTR is high, or the window is still asked for
 
     def connect(self, controllers: SplitControllers) -> None:
@@ -109,15 +104,10 @@ class SplitInterruptCpu(KvmCpu):
             controllers.bootstrap = self
             self._enter = self._enter_with_interrupts
 
-    def run(self) -> Cause | None:
-        self._thread = threading.get_ident()
-        return super().run()
-
     def look(self) -> None:
         """INTR has come, on any thread, under the device lock."""
         self._attention = True
-        if threading.get_ident() != self._thread:  # its own looks before the next entry anyway
-            self.kick()
+        self._bring_out()
 
     def _enter_with_interrupts(self) -> int:
         """``Vcpu.enter``, behind what is to be done for the PIC pair."""

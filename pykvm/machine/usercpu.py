@@ -28,13 +28,13 @@ from pykvm.kvm.run import (
     REQUEST_INTERRUPT_WINDOW,
 )
 from pykvm.machine.accesses import Accesses
+from pykvm.machine.kickedcpu import KickedCpu
 from pykvm.machine.kvmcpu import KvmCpu
 from pykvm.x86 import entry
 from pykvm.x86.registers import MP_STATE_HALTED, MP_STATE_RUNNABLE, MP_STATE_UNINITIALIZED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from pykvm.devices.bus import MemoryBus, PortBus
@@ -52,19 +52,14 @@ NO_EVENTS = {
 RESET_VECTOR = (0xF000, 0xFFFF_0000, 0xFFF0)
 
 
-class UserInterruptCpu(KvmCpu):
-    """It is the ``Core`` of its local APIC, which ``connect`` brings.
-
-    ``kick`` brings the vCPU out of the guest from another thread; whoever gives it a thread sets it.
-    """
+class UserInterruptCpu(KickedCpu):
+    """It is the ``Core`` of its local APIC, which ``connect`` brings."""
 
     def __init__(
         self, vcpu: Vcpu, ports: PortBus, mmio: MemoryBus, memory: GuestMemory, lock: threading.Lock
     ) -> None:
         super().__init__(vcpu, ports, mmio, memory, lock)
         self._enter = self._enter_with_interrupts
-        self.kick: Callable[[], None] = self.wake
-        self._thread = 0  # the identity of the vCPU's own, once it runs
         self._base: int | None = None  # IA32_APIC_BASE, as the APIC knows it
         self._cr8 = 0  # the same, as it was put into the run page
         self._attention = True  # there is something to see to before the next entry
@@ -83,10 +78,6 @@ class UserInterruptCpu(KvmCpu):
         self._vcpu.set_sregs({"apic_base": self._base})
         self._mmio = ApicFirst(apic, self._mmio)
         self._accesses = Accesses(self._page, self._ports, self._mmio)
-
-    def run(self) -> Cause | None:
-        self._thread = threading.get_ident()
-        return super().run()
 
     # What the APIC says, on any thread, under the device lock
 
@@ -112,8 +103,8 @@ class UserInterruptCpu(KvmCpu):
         self._attention = True
         if self._asleep:
             self._news.set()
-        elif threading.get_ident() != self._thread:
-            self.kick()
+        else:
+            self._bring_out()
 
     # Into the guest and out again
 
