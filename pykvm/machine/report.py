@@ -75,13 +75,16 @@ def report(
 
 def require_writable(path: str) -> None:
     """Raise HostError where ``write`` would: before a run of hours, not after it."""
+    from pykvm.machine import wholefile  # late: only where a report is asked for
+
     try:
         if not path:
             raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
-        if _is_regular(path):
-            temporary = _temporary(path)
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            os.unlink(temporary)
+        own = _own_descriptor(path)
+        if own is not None:
+            os.write(own, b"")  # EBADF where it is open for reading only, or not at all
+        elif _is_regular(path):
+            wholefile.require_room(path)
         elif os.path.isdir(path):
             raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
         elif not os.access(path, os.W_OK):  # not opened: a pipe's reader would take that for the report
@@ -97,22 +100,16 @@ def write(path: str, told: dict[str, Any]) -> None:
     """
     import json  # late: only where a report is asked for
 
-    text = json.dumps(told, indent=2) + "\n"
+    from pykvm.machine import wholefile
+
+    text = (json.dumps(told, indent=2) + "\n").encode()
     try:
-        if not _is_regular(path):
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
+        own = _own_descriptor(path)
+        if own is None and _is_regular(path):
+            wholefile.replace(path, text)
             return
-        temporary = _temporary(path)
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
+        with open(path if own is None else os.dup(own), "wb") as file:
+            file.write(text)
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -122,8 +119,19 @@ def _is_regular(path: str) -> bool:
     return os.path.isfile(path) or not os.path.exists(path)
 
 
-def _temporary(path: str) -> str:
-    return f"{path}.{os.getpid()}.tmp"
+def _own_descriptor(path: str) -> int | None:
+    """The number behind a path such as /dev/stdout or /dev/fd/3, where that is open on a regular file.
+
+    Such a file may hold what this process has written to it, so it is neither replaced nor begun anew.
+    """
+    if not os.path.isfile(path):
+        return None
+    while os.path.islink(path):
+        folder, name = os.path.split(path)
+        if os.path.realpath(folder) == f"/proc/{os.getpid()}/fd":
+            return int(name)
+        path = os.path.join(folder, os.readlink(path))
+    return None
 
 
 def _unwritable(path: str, error: OSError) -> HostError:
