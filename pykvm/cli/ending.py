@@ -37,8 +37,8 @@ def raise_on_signals() -> None:
         number = signal.Signals[name]
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _swallowed
 
 
@@ -50,15 +50,31 @@ def die_of_signals() -> None:
         number = signal.Signals[name]
         if signal.getsignal(number) is _end:
             signal.signal(number, signal.SIG_DFL)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is _interrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     import signal
 
-    signal.signal(number, signal.SIG_DFL)  # who sends it once more means it
-    raise Signalled(number, signal.Signals(number).name)
+    if not _is_put_off(number, frame):
+        signal.signal(number, signal.SIG_DFL)  # who sends it once more means it
+        raise Signalled(number, signal.Signals(number).name)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if not _is_put_off(number, frame):
+        raise KeyboardInterrupt
+
+
+def _is_put_off(number: int, frame: FrameType | None) -> bool:
+    """Send the signal later where it comes inside ``_swallowed``: from there nothing can be raised either."""
+    while frame is not None:
+        if frame.f_code is _swallowed.__code__:
+            _send_soon(number)
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _swallowed(unraisable: UnraisableHookArgs) -> None:
@@ -68,7 +84,6 @@ def _swallowed(unraisable: UnraisableHookArgs) -> None:
     has one for each module: without this nobody would hear of it, and pykvm would run on.
     """
     import signal
-    from _thread import start_new_thread
 
     error = unraisable.exc_value
     if isinstance(error, Signalled):
@@ -80,12 +95,19 @@ def _swallowed(unraisable: UnraisableHookArgs) -> None:
     else:
         sys.__unraisablehook__(unraisable)
         return
-    start_new_thread(_send_again, (number,))  # not from here: its exception would be swallowed as well
+    _send_soon(number)
+
+
+def _send_soon(number: int) -> None:
+    """Send this process the signal, from another thread and in a moment: not from inside ``_swallowed``."""
+    from _thread import start_new_thread
+
+    start_new_thread(_send_again, (number,))
 
 
 def _send_again(number: int) -> None:
     import os
     import time
 
-    time.sleep(0.001)
+    time.sleep(0.001)  # the main thread may take longer to be out of there: then ``_is_put_off``
     os.kill(os.getpid(), number)

@@ -122,7 +122,7 @@ def test_a_signal_that_was_ignored_from_the_start_stays_so(tmp_path):
 
 
 SWALLOWS = """
-import os, sys, time
+import _thread, os, sys, time
 from pykvm.cli.ending import Signalled, raise_on_signals
 
 class Object:
@@ -131,6 +131,11 @@ class Object:
         for _ in range(1000):
             pass
 
+if sys.argv[2] == "busy":  # all that is to come later comes before the main thread goes on
+    def now(function, arguments, real=_thread.start_new_thread):
+        _thread.start_new_thread = real
+        os.kill(os.getpid(), *arguments)
+    _thread.start_new_thread = now
 raise_on_signals()
 try:
     Object()  # goes at once, and with it what the signal raises
@@ -142,9 +147,9 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.parametrize("machine", ["idle", "busy"])
 @pytest.mark.parametrize("number", ENDING)
-def test_a_signal_that_comes_inside_a_destructor_ends_it_too(number):
-    done = subprocess.run(
-        [sys.executable, "-c", SWALLOWS, str(int(number))], capture_output=True, text=True, timeout=LONG
-    )
+def test_a_signal_that_comes_inside_a_destructor_ends_it_too(number, machine):
+    command = [sys.executable, "-c", SWALLOWS, str(int(number)), machine]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
     assert (done.stdout, done.stderr) == (f"{int(number)}\n", "")
