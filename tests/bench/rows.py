@@ -51,13 +51,14 @@ class Row:
 def table(rows: Sequence[Row], peer: str) -> str:
     """The rows as text: minima, and behind them by how much the largest is above."""
     width = max([14, *(len(row.name) + 2 for row in rows)])
-    lines = [f"{'piece':<{width}}{'pykvm':>20}{peer:>20}{'value':>9}  {'floor':<10}      what"]
+    of_peer = max(20, len(peer) + 2)
+    lines = [f"{'piece':<{width}}{'pykvm':>20}{peer:>{of_peer}}{'value':>9}  {'floor':<10}      what"]
     for row in rows:
         ours, theirs = _side(row.ours, row.unit), _side(row.theirs, row.unit)
         value = "none" if row.value is None else f"{row.value:.2f}"
         sign = "≥" if row.judged == SPEED else "≤"
         mark = "holds" if row.holds else "MISSED"
-        numbers = f"{row.name:<{width}}{ours:>20}{theirs:>20}{value:>9}"
+        numbers = f"{row.name:<{width}}{ours:>20}{theirs:>{of_peer}}{value:>9}"
         lines.append(f"{numbers}  {sign} {row.limit:<5g} {mark:<6}  {row.about}")
     return "\n".join(lines)
 

@@ -36,6 +36,13 @@ def test_a_floor_is_judged_by_the_minima(measured, value, holds):
     assert ("holds" if holds else "MISSED") in table([measured], "TCG").split("\n")[1]
 
 
+@pytest.mark.parametrize("peer", ["TCG", "pykvm, interrupts: kernel"])
+def test_the_table_tells_both_sides_apart(peer):
+    header, _ = table([row(RATIO, 2.0, [9.0, 3.0], [2.0, 5.0])], peer).split("\n")
+    columns = [column.strip() for column in header.split("  ") if column]
+    assert columns == ["piece", "pykvm", peer, "value", "floor", "what"]
+
+
 def test_every_floor_has_a_name_of_its_own():
     names = [what for piece in PIECES for what, *_ in piece.limits]
     assert len(set(names)) == len(names)
