@@ -6,59 +6,44 @@ from collections.abc import Iterator
 from struct import pack
 
 import pytest
-from guest import CODE_AT, Guest
+from changing import (
+    ALIAS,
+    RAX,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    RETURN,
+    RSI,
+    TARGET,
+    as_new,
+    call,
+    machine_of,
+    mov,
+    run,
+    store_byte,
+)
+from guest import Guest
 from kept import CROSSING, boot, cache_in, program
 from places import CODE, DATA, END, PAGE
 
 from pykvm.translate import blocks
 from pykvm.translate.context import MISS
 
-RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
-ALIAS = CODE + 0x1_0000
-TARGET = CODE + 2 * PAGE + 0x100
 BESIDE = TARGET + 0x800
-RETURN = b"\xc3"
 SEEN = 8  # writes beside code that may come to Python before its page is let go
 
 
 @pytest.fixture(scope="module", params=[(0, True), (3, True), (3, False)], ids=str)
 def machine(request: pytest.FixtureRequest) -> Iterator[Guest]:
-    cpl, bmi2 = request.param
-    guest = Guest(cpl=cpl, bmi2=bmi2)
-    yield guest
-    guest.close()
+    yield from machine_of(*request.param)
 
 
 @pytest.fixture
 def guest(machine: Guest) -> Guest:
-    for number, gpa in enumerate(CODE_AT):
-        machine.map(CODE + number * PAGE, gpa)
-        machine.put(CODE + number * PAGE, bytes((END,)) * PAGE)
-    machine.map(ALIAS, machine.place(TARGET) & -PAGE)
-    registers = [0] * 16
-    registers[RSP] = DATA + PAGE
-    machine.regs, machine.flags = registers, 2
-    return machine
-
-
-def mov(register: int, value: int) -> bytes:
-    return bytes((0xB8 | register,)) + pack("<I", value)
-
-
-def store_byte(address: int, value: int) -> bytes:
-    """mov byte [address], value"""
-    return b"\xc6\x04\x25" + pack("<IB", address, value)
-
-
-def call(at: int, target: int) -> bytes:
-    return b"\xe8" + pack("<i", target - at - 5)
-
-
-def run(guest: Guest, code: bytes, at: int = CODE) -> list[int]:
-    guest.put(at, code + bytes((END,)))
-    guest.run(at)
-    assert guest.rip == at + len(code)
-    return guest.regs
+    guest = as_new(machine)
+    guest.map(ALIAS, guest.place(TARGET) & -PAGE)
+    return guest
 
 
 def written_often(address: int = BESIDE, times: int = 100) -> bytes:

@@ -6,58 +6,37 @@ from collections.abc import Iterator
 from struct import pack
 
 import pytest
+from changing import (
+    ALIAS,
+    RAX,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    RETURN,
+    RSI,
+    TARGET,
+    as_new,
+    call,
+    machine_of,
+    mov,
+    run,
+    store_byte,
+)
 from guest import CODE_AT, PRESENT, ROM_AT, USER, WRITABLE, Guest
 from places import CODE, DATA, END, PAGE
 
-RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
-ALIAS = CODE + 0x1_0000
-TARGET = CODE + 2 * PAGE + 0x100
 MOV_EAX = b"\xb8"
-RETURN = b"\xc3"
 
 
 @pytest.fixture(scope="module", params=[(0, True), (3, True), (0, False), (3, False)], ids=str)
 def machine(request: pytest.FixtureRequest) -> Iterator[Guest]:
-    cpl, bmi2 = request.param
-    guest = Guest(cpl=cpl, bmi2=bmi2)
-    yield guest
-    guest.close()
+    yield from machine_of(*request.param)
 
 
 @pytest.fixture
 def guest(machine: Guest) -> Guest:
-    for number, gpa in enumerate(CODE_AT):
-        machine.map(CODE + number * PAGE, gpa)
-        machine.put(CODE + number * PAGE, bytes((END,)) * PAGE)
-    machine.data = bytes(4 * PAGE)
-    registers = [0] * 16
-    registers[RSP] = DATA + PAGE
-    machine.regs, machine.flags = registers, 2
-    return machine
-
-
-def store_byte(address: int, value: int) -> bytes:
-    """mov byte [address], value"""
-    return b"\xc6\x04\x25" + pack("<IB", address, value)
-
-
-def mov(register: int, value: int) -> bytes:
-    return bytes((0xB8 | register,)) + pack("<I", value)
-
-
-def call(at: int, target: int) -> bytes:
-    return b"\xe8" + pack("<i", target - at - 5)
-
-
-def jump(at: int, target: int) -> bytes:
-    return b"\xe9" + pack("<i", target - at - 5)
-
-
-def run(guest: Guest, code: bytes, at: int = CODE) -> list[int]:
-    guest.put(at, code + bytes((END,)))
-    guest.run(at)
-    assert guest.rip == at + len(code)
-    return guest.regs
+    return as_new(machine)
 
 
 def test_the_next_instruction(guest):
