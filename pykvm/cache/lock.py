@@ -2,7 +2,8 @@
 
 The kernel drops such a lock with its process, however that ends, so no lock is ever stale. It belongs
 to the whole process: it doesn't keep two threads apart, and closing any descriptor of the file drops
-it. So a process has one ``FileLock`` for a path at a time.
+it. So a process has one ``FileLock`` for a path at a time; ``held`` has the paths. The file may be removed
+by who holds the lock: who then gets a lock on the removed one takes another.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+
+held: set[str] = set()
+"""Paths whose locks this process has: to open and close such a file would drop the lock."""
 
 
 class FileLock:
@@ -30,22 +35,39 @@ class FileLock:
 
     def acquire(self, wait: bool = True) -> bool:
         """Take the lock. Where another process has it: wait for it, or give up (False)."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if not self._lock(fd, wait):
-                return False
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d" % os.getpid(), 0)
-            self._fd, fd = fd, -1
-            return True
-        finally:
-            if fd >= 0:
-                os.close(fd)
+        while True:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                if not self._lock(fd, wait):
+                    return False
+                if not self._is_there(fd):
+                    continue
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, b"%d" % os.getpid(), 0)
+                self._fd, fd = fd, -1
+                held.add(self._path)
+                return True
+            finally:
+                if fd >= 0:
+                    os.close(fd)
 
-    def release(self) -> None:
-        os.ftruncate(self._fd, 0)
-        os.close(self._fd)
-        self._fd = -1
+    def release(self, *, remove: bool = False) -> None:
+        """Let go of the lock; ``remove``: of its file too."""
+        try:
+            if remove:
+                os.unlink(self._path)
+        finally:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1
+            held.discard(self._path)
+
+    def _is_there(self, fd: int) -> bool:
+        """Whether the file has its name still."""
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self._path))
+        except FileNotFoundError:
+            return False
 
     def _lock(self, fd: int, wait: bool) -> bool:
         try:

@@ -5,7 +5,7 @@
     entries/KEY        a record: its own check, then one line a part, "SHA256 SIZE NAME"
     data/SHA256        the parts' contents, each under its own hash
     work/KEY.PID       what is being made just now
-    locks/KEY          held while KEY is being made; locks/commit while records change
+    locks/KEY          held while KEY is being made, kept as long as it is; locks/commit while records change
 
 A part is written in ``work``, flushed to the disk and renamed to its place in ``data``; the record,
 written the same way, comes last. So a crash leaves the old record or the new one, and each names
@@ -21,7 +21,7 @@ import os
 from errno import EDQUOT, ENOSPC
 
 from pykvm.cache.digest import key_of, sha256_of_file
-from pykvm.cache.lock import FileLock
+from pykvm.cache.lock import FileLock, held
 from pykvm.errors import HostError, InternalError
 
 TYPE_CHECKING = False
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 #: The name of the only part of an entry that ``put`` has made.
 WHOLE = "whole"
+
+#: The name of the lock on all records.
+COMMIT = "commit"
 
 #: Room that is left on the disk beside what an entry needs, for records and for everybody else.
 MARGIN = 16 << 20
@@ -110,7 +113,7 @@ class Cache:
             return False
         with refusals_of_the_host(self.folder), self._lock(key, what):
             self._sweep(key)
-            with FileLock(self._path("locks", "commit")):
+            with FileLock(self._path("locks", COMMIT)):
                 os.unlink(self._path("entries", key))
                 self._drop_unnamed_data()
         return True
@@ -140,7 +143,7 @@ class Cache:
                 _flush(path)
                 os.utime(path, (0, 0))
                 record.append((sha256_of_file(path), os.stat(path).st_size, name))
-            with FileLock(self._path("locks", "commit")):
+            with FileLock(self._path("locks", COMMIT)):
                 for digest, _, name in record:
                     os.rename(made[name], self._path("data", digest))
                 _flush(self._path("data"))
@@ -202,14 +205,29 @@ class Cache:
         from shutil import rmtree
 
         for name in os.listdir(self._path("work")):
-            owner, _, pid = name.rpartition(".")
+            owner = name.rpartition(".")[0]
             if owner == key:
                 rmtree(self._path("work", name), ignore_errors=True)
-            elif pid != str(os.getpid()):  # this process's own locks wouldn't stop it
+            elif self._path("locks", owner) not in held:  # this process's own locks wouldn't stop it
                 lock = FileLock(self._path("locks", owner))
                 if lock.acquire(wait=False):
                     rmtree(self._path("work", name), ignore_errors=True)
                     lock.release()
+        self._sweep_locks()
+
+    def _sweep_locks(self) -> None:
+        """Remove the locks of keys that have no entry any more, or never had one."""
+        kept = {COMMIT, *os.listdir(self._path("entries"))}
+        for name in os.listdir(self._path("locks")):
+            path = self._path("locks", name)
+            if name in kept or path in held:
+                continue
+            lock = FileLock(path)
+            try:
+                if lock.acquire(wait=False):
+                    lock.release(remove=True)
+            except PermissionError:  # another user's, in a folder that is shared
+                continue
 
     def _drop_unnamed_data(self) -> None:
         named = {

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pykvm.cache import Cache, key_of
+from pykvm.cache.lock import FileLock
 from pykvm.cache.store import default_folder
 from pykvm.errors import HostError
 
@@ -168,9 +169,56 @@ def test_a_killed_writer_leaves_nothing_that_stays(cache: Cache) -> None:
     assert os.listdir(os.path.join(cache.folder, "work")) == []
 
 
+def test_what_was_left_by_a_process_of_the_same_number_goes_too(cache: Cache) -> None:
+    """As in containers, where the first process is always 1."""
+    put(cache, "kernel")
+    os.mkdir(os.path.join(cache.folder, "work", f"{key_of('another')}.{os.getpid()}"))
+    put(cache, "third", key_of("third"))
+    assert os.listdir(os.path.join(cache.folder, "work")) == []
+
+
+def test_locks_are_kept_no_longer_than_their_entries(cache: Cache) -> None:
+    locks = os.path.join(cache.folder, "locks")
+    killed = holder(cache, key_of("killed"))
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    put(cache, "kernel")
+    cache.remove(KEY)
+    put(cache, "another entry", key_of("another"))
+    put(cache, "third", key_of("third"))
+    assert sorted(os.listdir(locks)) == sorted(["commit", key_of("another"), key_of("third")])
+
+
+WAIT = """
+    import sys
+    from pykvm.cache.lock import FileLock
+    lock = FileLock(sys.argv[1], lambda pid: print("waits", flush=True))
+    lock.acquire()
+    print("has it", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_lock_whose_file_is_removed_while_another_waits_is_his_and_nobody_elses(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    mine = FileLock(path)
+    mine.acquire()
+    command = [sys.executable, "-c", textwrap.dedent(WAIT), path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"waits\n"
+        mine.release(remove=True)
+        assert other.stdout.readline() == b"has it\n"
+        assert not mine.acquire(wait=False)
+        other.communicate(b"end\n")
+    assert mine.acquire(wait=False)
+    mine.release()
+
+
 def test_what_a_living_writer_has_begun_is_left_alone(cache: Cache) -> None:
     with holder(cache) as writer:
         put(cache, "another entry", key_of("another"))
+        assert not FileLock(os.path.join(cache.folder, "locks", KEY)).acquire(wait=False)
         writer.communicate(b"go on\n")
     assert text(cache.get(KEY)) == "half of a kernel"
 
@@ -182,6 +230,7 @@ def test_an_entry_made_inside_the_making_of_another(cache: Cache) -> None:
         return {"whole": os.path.join(folder, "mine")}
 
     cache.make(KEY, fill, 5)
+    assert KEY in os.listdir(os.path.join(cache.folder, "locks"))
     assert text(cache.get(KEY)) == "outer"
     assert text(cache.get(key_of("inner"))) == "inner"
 
