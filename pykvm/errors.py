@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EDQUOT, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS
+from errno import EDQUOT, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, EROFS
 
 
 class PykvmError(Exception):
@@ -20,8 +20,15 @@ class PykvmError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
+        text = f"{printable(self.where)}: {self.what}" if self.where else self.what
         return f"{text}; {self.remedy}" if self.remedy else text
+
+
+def printable(name: str) -> str:
+    """A file's name for a terminal: what it can't print, or would obey, is there as an escape of Python's."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 class UsageError(PykvmError):
@@ -67,6 +74,8 @@ def refusal(error: BaseException) -> HostError | None:
         what = (error.strerror or str(error)).lower()
         where = error.filename if isinstance(error.filename, str) else ""
         return HostError(what, where=where, remedy=REFUSALS[error.errno])
+    if isinstance(error, OSError) and error.errno == ENOENT and str(error.filename).startswith("/proc/"):
+        return HostError("there is no such file", where=error.filename, remedy="mount -t proc proc /proc")
     if isinstance(error, MemoryError):
         return HostError("the host has no memory left", remedy=REFUSALS[ENOMEM])
     if isinstance(error, RuntimeError) and str(error) == NO_THREAD:

@@ -6,6 +6,7 @@ from pykvm.cli.options import Parser, configuration, machine_options
 from pykvm.cli.output import show
 from pykvm.config.model import SerialConfig
 from pykvm.config.sizes import show_size
+from pykvm.errors import printable
 from pykvm.guests.kernels import resolve
 from pykvm.machine import plan
 
@@ -94,10 +95,10 @@ def _words(told: dict[str, Any]) -> list[str]:
     packed = f" in a file packed by {kernel['packed']}" if kernel["packed"] else ""
     how = f"; {kernel['how']}" if kernel["how"] else ""
     lines = [
-        f"{told['source'] or kernel['image']}: nothing wrong",
+        f"{printable(told['source'] or kernel['image'])}: nothing wrong",
         f"machine   {told['name']}: {_cpus(told['cpus']['count'])} ({told['cpus']['model']}), "
         f"{show_size(told['memory'])} of memory",
-        f"kernel    {kernel['image']}: {TITLES[kernel['format']]}{packed}{version}",
+        f"kernel    {printable(kernel['image'])}: {TITLES[kernel['format']]}{packed}{version}",
         f"entry     {kernel['mode']} mode at {kernel['entry']:#x}{how}",
     ]
     lines += (f"asks for  {words}" for words in kernel["asks"])

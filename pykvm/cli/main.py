@@ -7,7 +7,7 @@ import sys
 
 from pykvm.cli.ending import Signalled, raise_on_signals
 from pykvm.cli.output import show
-from pykvm.errors import PykvmError, UsageError, refusal
+from pykvm.errors import HostError, PykvmError, UsageError, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ crashed, 126 expect not met, 128+n signal n."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    _open_standard_descriptors()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _status(words)
@@ -48,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _status(words: list[str]) -> int:
     """Run the command line. Raises only what a signal does, which may come while an error is told as well."""
     try:
+        _open_standard_descriptors()
         return _run(words)
     except PykvmError as error:
         _say(f"pykvm: {error}")
@@ -77,7 +77,16 @@ def _open_standard_descriptors() -> None:
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, mode), True)  # it gets the lowest number that is free
+            try:
+                os.set_inheritable(os.open(os.devnull, mode), True)  # it gets the lowest number that is free
+            except OSError as error:
+                raise HostError(
+                    f"cannot be opened: {error.strerror}",
+                    where=os.devnull,
+                    remedy="mknod -m 666 /dev/null c 1 3",
+                ) from error
+    if sys.stderr is None:  # of which print() would make standard output
+        sys.stderr = os.fdopen(2, "w", closefd=False)  # to the end
 
 
 def _run(words: list[str]) -> int:
@@ -104,6 +113,8 @@ def _run(words: list[str]) -> int:
 
 
 def _say(text: str) -> None:
+    if sys.stderr is None:
+        return
     try:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):  # standard error is closed, full or gone

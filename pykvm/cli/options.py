@@ -98,7 +98,7 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
 
     changes = _numbered(changes)
     if given is None:
-        if os.path.exists("machine.yaml"):
+        if _is_there("machine.yaml"):
             return load("machine.yaml", changes, parse_kept)
         if any(isinstance(change, Override) and change.option == "--kernel" for change in changes):
             return defaults_for("", changes)
@@ -113,10 +113,10 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
         return load(os.path.join(shipped, "machine.yaml"), changes, parse_kept)
     if os.path.isdir(given):
         inside = os.path.join(given, "machine.yaml")
-        if not os.path.exists(inside):
+        if not _is_there(inside):
             raise InputError("is a folder without machine.yaml", where=given, remedy="name a machine file")
         return load(inside, changes, parse_kept)
-    if not os.path.exists(given):
+    if not _is_there(given):
         from difflib import get_close_matches
 
         from pykvm.guests import names
@@ -130,6 +130,19 @@ def configuration(given: str | None, changes: list[str | Override]) -> MachineCo
     if os.path.isfile(given) and (given.endswith((".yaml", ".yml")) or _is_text(given)):
         return load(given, changes, parse_kept)
     return defaults_for(given, changes)
+
+
+def _is_there(path: str) -> bool:
+    """Raise InputError where that can't be said: in a folder that is closed to the user, for one."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise InputError(
+            f"cannot be read: {error.strerror}", where=path, remedy="check the path and its permissions"
+        ) from error
+    return True
 
 
 def _numbered(changes: list[str | Override]) -> list[str | Override]:

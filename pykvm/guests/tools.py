@@ -57,7 +57,7 @@ def require(tools: dict[str, str], *, yes: bool, progress: Progress) -> None:
 
 def _agreed(told: str, command: str, progress: Progress) -> bool:
     """Ask at the terminal; where there is none, the answer is no."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     progress.note(f"{told}. This does it:\n  {command}")
     sys.stderr.write("Run it now? [y/N] ")

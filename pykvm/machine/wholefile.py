@@ -10,14 +10,17 @@ with the process's number in it while it is being written.
 from __future__ import annotations
 
 import os
-from errno import EISDIR, ENOENT, EOPNOTSUPP
+from errno import EISDIR, ENOENT, EOPNOTSUPP, EPERM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-UNNAMED_REFUSED = (EOPNOTSUPP, EISDIR, ENOENT)
-"""open(2) on O_TMPFILE: not this file system; EISDIR, ENOENT: a kernel that doesn't know the flag."""
+UNNAMED_REFUSED = (EOPNOTSUPP, EISDIR, ENOENT, EPERM)
+"""open(2) on O_TMPFILE: not this file system; EISDIR, ENOENT: a kernel that doesn't know the flag.
+
+ENOENT, and from ext4 EPERM, may be the folder's, which is gone: the other way says so.
+"""
 
 
 def require_room(path: str) -> None:
@@ -58,7 +61,7 @@ def _unnamed(path: str) -> int | None:
         return os.open(os.path.dirname(path) or ".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in UNNAMED_REFUSED:
-            return None  # ENOENT may be the folder's: then the other way says so
+            return None
         raise
 
 

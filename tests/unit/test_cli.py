@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -288,6 +289,21 @@ def test_check_json_says_what_lies_where(pykvm):
         "gpa": 0x1000,
         "size": os.path.getsize(told["kernel"]["image"]),
     }
+
+
+def closed_to_us(path, *, real=os.stat):
+    """stat, for who may not look into the folder ``closed``."""
+    if str(path).startswith("closed/"):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    return real(path)
+
+
+@pytest.mark.parametrize("name", ["closed", "closed/machine.yaml"])
+def test_a_machine_in_a_folder_that_is_closed_is_not_said_to_be_missing(folder, refused, monkeypatch, name):
+    (folder / "closed").mkdir()
+    monkeypatch.setattr(os, "stat", closed_to_us)
+    sentence = "closed/machine.yaml: cannot be read: Permission denied; check the path and its permissions"
+    assert refused("check", name) == (65, sentence)
 
 
 # The report

@@ -157,6 +157,14 @@ def test_a_file_system_without_such_files_gets_its_report_too(folder, monkeypatc
         report.write("no/r.json", NEW)
 
 
+def test_a_report_in_a_folder_that_is_gone_is_told_before_anything_is_done(folder, capsys):
+    os.mkdir("gone")
+    os.chdir("gone")
+    os.rmdir(folder / "gone")
+    assert main(["boot", "hello", "--report", "r.json"]) == 69
+    assert "r.json: the report can't be written: No such file or directory" in capsys.readouterr().err
+
+
 def test_two_that_write_the_same_report_in_the_same_moment_leave_a_whole_one(folder, monkeypatch):
     (folder / "r.json").write_text("old")
 
