@@ -5,10 +5,11 @@ a twin, ``test_x[lab]``, that runs in the lab, a machine with AMD-V emulated by 
 tests in tests/lab/inside run only there. All twins of a session run in one boot of it, while the
 other tests run here.
 
-Tests marked ``fast_kvm`` boot kernels by KVM that want ring 0 at the hardware's speed. A host whose KVM
-interprets ring 0 leaves them to the lab. Those marked ``any_backend`` leave the choice to pykvm: they run on
-every host, by KVM or by translation, and in the lab. ``images`` names what a test boots that has to be
-fetched or built: the lab has no network, so that is done before it starts.
+Tests marked ``fast_kvm`` need a KVM that runs ring 0 at the hardware's speed, with all that the hardware
+can. A host whose KVM interprets ring 0 leaves them to the lab. Those marked ``any_backend`` leave the
+choice to pykvm: they run on every host, by KVM or by translation, and in the lab. Those marked ``no_lab``
+can't run in the lab and have no twin. ``images`` names what a test boots that has to be fetched or built:
+the lab has no network, so that is done before it starts.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     _heed_signals()
-    config.addinivalue_line("markers", "fast_kvm: needs ring 0 of guests at the hardware's speed")
+    config.addinivalue_line("markers", "fast_kvm: needs a KVM that runs ring 0 of guests on the hardware")
+    config.addinivalue_line("markers", "no_lab(why): the lab can't run it, so that it has no twin there")
     config.addinivalue_line("markers", "any_backend: needs no KVM: a host without it runs it by translation")
     config.addinivalue_line(
         "markers", "images(*names): guests and debian:PACKAGEs that it boots, made before the lab starts"
@@ -57,8 +59,12 @@ def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, ob
     """Give each test that the lab can run its twin, here, so that -k, --lf and node ids see it."""
     made = yield
     if collector.config.getoption("lab") and isinstance(made, list) and _under(collector, KVM, INSIDE):
-        return [item for test in made for item in (test, Twin.of(test))]
+        return [item for test in made for item in _with_twin(test)]
     return made
+
+
+def _with_twin(test: pytest.Item) -> list[pytest.Item]:
+    return [test] if test.get_closest_marker("no_lab") else [test, Twin.of(test)]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -77,10 +83,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         elif _under(item, KVM) and not item.get_closest_marker("any_backend"):
             reason = _no_kvm()
             if not reason and item.get_closest_marker("fast_kvm") and not _ring_0_is_fast():
-                reason, only_there = (
-                    "this host's KVM interprets ring 0; pytest --lab runs it in the lab",
-                    True,
-                )
+                reason = "this host's KVM interprets ring 0"
+                if only_there := not item.get_closest_marker("no_lab"):
+                    reason += "; pytest --lab runs it in the lab"
         if reason and only_there and with_lab:
             left_out.append(item)
         elif reason:

@@ -33,24 +33,28 @@ def hardware() -> bool:
 
 PLACES = ("kernel", "split", "user")
 """Where the interrupt controllers are."""
+
+
+def case(name: str, place: str) -> object:
+    marks = []
+    if name in EMULATING_KVM_CANNOT or (place == "split" and name in EMULATING_KVM_SPLIT_CANNOT):
+        marks.append(pytest.mark.fast_kvm)
+    if name in LAB_CANNOT:
+        marks.append(pytest.mark.no_lab(LAB_CANNOT[name]))
+    return pytest.param(name, place, marks=marks)
+
+
 CASES = [
-    (name, place) for name in kernels.NAMES for place in PLACES[: 3 if name in kernels.INTERRUPTED else 1]
+    case(name, place)
+    for name in kernels.NAMES
+    for place in PLACES[: 3 if name in kernels.INTERRUPTED else 1]
+    if name not in KVM_CANNOT and not (place == "user" and name in USER_CANNOT)
 ]
 
 
 @pytest.mark.parametrize(("name", "place"), CASES)
 def test_a_kernel_prints_what_the_manuals_say(name, place, hardware, request):
     in_lab = request.config.getoption("inside")
-    if name in KVM_CANNOT:
-        pytest.skip(KVM_CANNOT[name])
-    if place == "user" and name in USER_CANNOT:
-        pytest.skip(USER_CANNOT[name])
-    if in_lab and name in LAB_CANNOT:
-        pytest.skip(LAB_CANNOT[name])
-    if not hardware and name in EMULATING_KVM_CANNOT:
-        pytest.skip(f"a KVM that interprets ring 0: {EMULATING_KVM_CANNOT[name]}")
-    if not hardware and place == "split" and name in EMULATING_KVM_SPLIT_CANNOT:
-        pytest.skip(f"a KVM that interprets ring 0: {EMULATING_KVM_SPLIT_CANNOT[name]}")
     # KVM's own PIT has no null count: the kernel about it takes pykvm's.
     where = ("--set", f"interrupts={place}", "--set", "pit=user")
     status, printed, said = kernels.boot(name, "--set", "backend=kvm", *where)

@@ -46,6 +46,8 @@ from pykvm.x86.execute import step
 from pykvm.x86.execute.interrupts import raise_exception
 from pykvm.x86.execute.linear import Linear
 
+pytestmark = pytest.mark.no_lab("its processor, QEMU's, checks neither limits nor types of segments")
+
 RAM = 1 << 20
 HALTS = 0xA000
 """From here on all memory is HLT."""
@@ -224,9 +226,7 @@ class Judge:
 
 
 @pytest.fixture(scope="module")
-def judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
-    if request.config.getoption("inside"):
-        pytest.skip("the lab's processor, QEMU's, checks neither limits nor types of segments")
+def judge() -> Iterator[Judge]:
     with Kvm() as kvm:
         found = Judge(kvm)
         yield found

@@ -35,16 +35,14 @@ DOM0 = "Panic on CPU 0: dom0 kernel not specified"
 I386, PAE = "debian:linux-image-6.1-686", "debian:linux-image-6.1-686-pae"
 GRUB = ("GNU GRUB", 0)
 
-# Where the tests boot a kernel each time: nowhere, as it takes long; on this host; and in the lab too.
-BY_HAND, HERE, LAB = "by hand", "here", "lab"
-
 
 @dataclass(frozen=True)
 class Foreign:
     """``image`` is a file of ``package``, or the image as the machine file names it where there is none.
 
     ``says`` is printed by the guest, or (``status`` 125) by pykvm of its end. With status 0 and no
-    initramfs the boot ends when that is printed.
+    initramfs the boot ends when that is printed. ``by_hand``: the tests leave it out, as another shows the
+    same and to fetch it takes long.
     """
 
     name: str
@@ -55,20 +53,20 @@ class Foreign:
     arguments: tuple[str, ...] = ()
     initrd: tuple[str, str] | None = None  # package, file
     own_init: bool = False
-    tested: str = HERE
+    by_hand: bool = False
 
 
-def linux(name: str, image: str, *arguments: str, tested: str = BY_HAND) -> Foreign:
+def linux(name: str, image: str, *arguments: str, by_hand: bool = True) -> Foreign:
     arguments = ("--append", "quiet", *arguments)
-    return Foreign(name, "", image, "init runs", arguments=arguments, own_init=True, tested=tested)
+    return Foreign(name, "", image, "init runs", arguments=arguments, own_init=True, by_hand=by_hand)
 
 
-def memtest(image: str, tested: str) -> Foreign:
+def memtest(image: str) -> Foreign:
     little = ("--set", "memory=32M")  # which it goes over quickly
-    return Foreign(image, "memtest86+", f"boot/{image}", "Test #2", arguments=little, tested=tested)
+    return Foreign(image, "memtest86+", f"boot/{image}", "Test #2", arguments=little)
 
 
-def xen(form: str, tested: str) -> Foreign:
+def xen(form: str) -> Foreign:
     arguments = (
         "--append",
         "xen com1=115200,8n1 console=com1 no-real-mode",
@@ -76,11 +74,11 @@ def xen(form: str, tested: str) -> Foreign:
         f"kernel.format={form}",
     )
     name, package, image = f"Xen, {form}", "xen-hypervisor-4.17-amd64", "boot/xen-4.17-amd64.gz"
-    return Foreign(name, package, image, DOM0, 125, arguments, tested=tested)
+    return Foreign(name, package, image, DOM0, 125, arguments)
 
 
 IMAGES = (
-    linux("Linux 6.1, i386", I386, tested=HERE),
+    linux("Linux 6.1, i386", I386, by_hand=False),
     linux("the same, unpacking itself", I386, "--set", "kernel.entry=protected"),
     linux("the same, by its 16-bit entry", I386, "--set", "kernel.entry=real"),
     linux("Linux 6.1, i386 with PAE", PAE),
@@ -88,26 +86,26 @@ IMAGES = (
     linux("Linux 6.1, amd64", "debian:linux-image-6.1"),
     linux("Linux 6.12 cloud, amd64", "debian:linux-image-6.12-cloud"),
     linux("Linux 6.12, amd64", "debian:linux-image-6.12"),
-    memtest("memtest86+x64.bin", LAB),
-    memtest("memtest86+ia32.bin", LAB),
-    memtest("memtest86+x64.efi", HERE),
-    memtest("memtest86+ia32.efi", HERE),
+    memtest("memtest86+x64.bin"),
+    memtest("memtest86+ia32.bin"),
+    memtest("memtest86+x64.efi"),
+    memtest("memtest86+ia32.efi"),
     Foreign(
         "GNU Mach, multiboot", "gnumach-image-1.8-486", "boot/gnumach-1.8-486.gz",
-        "No bootstrap code loaded", arguments=("--append", "gnumach console=com0"), tested=LAB,
+        "No bootstrap code loaded", arguments=("--append", "gnumach console=com0"),
     ),
-    xen("multiboot", HERE),
-    xen("multiboot2", LAB),
+    xen("multiboot"),
+    xen("multiboot2"),
     Foreign("GRUB's rescue diskette", "grub-rescue-pc", FLOPPY, *GRUB),
     Foreign(
         "GRUB's rescue disk", "grub-rescue-pc", "usr/lib/grub-rescue/grub-rescue-cdrom.iso", *GRUB,
-        tested=BY_HAND,
+        by_hand=True,
     ),
     Foreign(
         "memdisk with GRUB's diskette", "syslinux-common", "usr/lib/syslinux/memdisk", *GRUB,
-        initrd=("grub-rescue-pc", FLOPPY), tested=LAB,
+        initrd=("grub-rescue-pc", FLOPPY),
     ),
-    Foreign("iPXE", "ipxe", "boot/ipxe.lkrn", "iPXE initialising devices", tested=LAB),
+    Foreign("iPXE", "ipxe", "boot/ipxe.lkrn", "iPXE initialising devices"),
 )  # fmt: skip
 NAMES = tuple(image.name for image in IMAGES)
 COLUMNS = ("KVM on hardware", "KVM that interprets", "translation")

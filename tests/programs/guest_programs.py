@@ -38,6 +38,7 @@ ENVIRONMENT = {"PATH": "/nonexistent", "HOME": "/", "TZ": "UTC"}
 
 BEGIN, END = "#### begin", "#### end"
 LONGEST = 180  # seconds for one program in a guest
+LONG = 900  # seconds for a guest; a busy host is slow
 
 
 class Failure(Exception):
@@ -107,6 +108,12 @@ def native_smoke(folder: Path) -> Ran:
         timeout=LONGEST,
     )
     return Ran(done.stdout, done.returncode)
+
+
+def all_native(programs: dict[str, Path], folder: Path) -> dict[str, Ran]:
+    """Each program and the smoke test, run on this host; ``folder`` is empty."""
+    ran = {name: native(program) for name, program in programs.items()}
+    return ran | {SMOKE: native_smoke(folder)}
 
 
 def init(commands: dict[str, str]) -> str:
@@ -227,6 +234,35 @@ def run_in_guest(
             break
         left = left[left.index(begun[-1]) + 1 :]
     return ran, boots
+
+
+@dataclass(frozen=True)
+class Guests:
+    """What the programs printed in a back end's guests, and how each guest ended."""
+
+    ran: dict[str, Ran]
+    boots: list[subprocess.CompletedProcess[str]]
+
+    def faults(self, name: str, here: Ran) -> list[str]:
+        """How a program's run in the guest differs from the one here; empty if it doesn't."""
+        if name not in self.ran:
+            return [f"{name} wasn't reached:\n{self.boots[-1].stdout[-2000:]}"]
+        return differences(here, self.ran[name])
+
+    def ends(self) -> list[int]:
+        """The status of each guest: one, and 0, where all is right."""
+        return [done.returncode for done in self.boots]
+
+    def said(self) -> list[tuple[str, str]]:
+        return [(done.stdout[-1000:], done.stderr[-1000:]) for done in self.boots]
+
+
+def run_all(
+    backend: str, names: list[str], programs: dict[str, Path], folder: Path, *, cpus: int = 1
+) -> Guests:
+    """`run_in_guest` of the guest ``linux``, with all the time that a busy host may need."""
+    image = kernel("linux")
+    return Guests(*run_in_guest(backend, image, names, programs, folder, timeout=LONG, cpus=cpus))
 
 
 def parsed(console: str) -> dict[str, Ran]:

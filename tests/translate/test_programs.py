@@ -1,37 +1,19 @@
 """A guest computes what this host computes: self-checking programs and busybox, in a Linux guest.
 
-One guest a back end runs all of them (tests/programs), and where it dies of one another goes on;
+One guest runs all of them (tests/programs), and where it dies of one another goes on;
 `tests/programs/run` does the same from a shell.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import guest_programs as guests
 import pytest
-from guest_programs import Ran
+from guest_programs import Guests, Ran
 
-LONG = 900  # seconds for the guest; a busy host is slow
 SEVERAL_CPUS = ("cpus", "memory", "processes", "selfmod", "signals", "threads")
-
-
-def lacks(backend: str) -> str:
-    """Why this back end can't run a Linux here, or nothing."""
-    if backend == "translate":
-        found = importlib.util.find_spec("pykvm.translate.cpu")
-        return "" if found else "no translator yet: pykvm.translate.cpu is missing"
-    words = [sys.executable, "-m", "pykvm", "info", "--json"]
-    told = json.loads(subprocess.run(words, capture_output=True, text=True, timeout=LONG).stdout)
-    if not told["kvm"]:
-        return f"no KVM: {told['error']}"
-    ring0 = told["kvm"]["ring0"]["kind"]
-    return "" if ring0 == "hardware" else f"this host's KVM runs ring 0 as: {ring0}"
+"""For these it matters how many CPUs there are: they run on four too."""
 
 
 @pytest.fixture(scope="module")
@@ -41,49 +23,36 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def here(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
-    """Each run on this host."""
-    ran = {name: guests.native(program) for name, program in programs.items()}
-    return ran | {guests.SMOKE: guests.native_smoke(tmp_path_factory.mktemp("smoke"))}
+    return guests.all_native(programs, tmp_path_factory.mktemp("smoke"))
 
 
-@dataclass(frozen=True)
-class Guests:
-    """What the programs printed in a back end's guests, and how each guest ended."""
-
-    backend: str
-    ran: dict[str, Ran]
-    boots: list[subprocess.CompletedProcess[str]]
-    names: list[str]
+@pytest.fixture(scope="module")
+def one_cpu(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Guests:
+    """One guest, if it survives, has run all of them."""
+    return guests.run_all("translate", [*programs, guests.SMOKE], programs, tmp_path_factory.mktemp("guest"))
 
 
-@pytest.fixture(scope="module", params=["kvm", "translate", "translate-4"])
-def there(
-    request: pytest.FixtureRequest, programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Guests:
-    """One guest, if it survives, has run all of them; one of four CPUs those for which that matters."""
-    backend, _, cpus = request.param.partition("-")
-    if reason := lacks(backend):
-        pytest.skip(reason)
-    names = list(SEVERAL_CPUS) if cpus else [*programs, guests.SMOKE]
-    folder = tmp_path_factory.mktemp("guest")
-    image = guests.kernel("linux")
-    ran, boots = guests.run_in_guest(
-        backend, image, names, programs, folder, timeout=LONG, cpus=int(cpus or 1)
-    )
-    return Guests(backend, ran, boots, names)
+@pytest.fixture(scope="module")
+def four_cpus(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Guests:
+    return guests.run_all("translate", list(SEVERAL_CPUS), programs, tmp_path_factory.mktemp("guest"), cpus=4)
 
 
 @pytest.mark.parametrize("name", [*guests.PROGRAMS, guests.SMOKE])
-def test_a_program_prints_in_a_guest_what_it_prints_here(name, here, there):
-    if name not in there.names:
-        pytest.skip(f"{name} is run on one CPU only")
-    assert name in there.ran, f"{name} wasn't reached:\n{there.boots[-1].stdout[-2000:]}"
-    assert guests.differences(here[name], there.ran[name]) == []
+def test_a_program_prints_in_a_guest_what_it_prints_here(name, here, one_cpu):
+    assert one_cpu.faults(name, here[name]) == []
 
 
-def test_one_guest_runs_them_all_and_powers_off(there):
-    ends = [(done.returncode, done.stdout[-1000:], done.stderr[-1000:]) for done in there.boots]
-    assert [status for status, _, _ in ends] == [0], ends
+@pytest.mark.parametrize("name", SEVERAL_CPUS)
+def test_a_program_prints_the_same_in_a_guest_of_four_cpus(name, here, four_cpus):
+    assert four_cpus.faults(name, here[name]) == []
+
+
+def test_one_guest_runs_them_all_and_powers_off(one_cpu):
+    assert one_cpu.ends() == [0], one_cpu.said()
+
+
+def test_one_of_four_cpus_does_too(four_cpus):
+    assert four_cpus.ends() == [0], four_cpus.said()
 
 
 @pytest.mark.parametrize("name", guests.PROGRAMS)
