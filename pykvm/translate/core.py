@@ -125,7 +125,7 @@ class Core:
         self.delivery = Delivery(self.cpu, self.mmu, words, self.physical.low_words)
         self.bounce = Bounce(self.blocks, self.blocks.reserve(bytes(BOUNCE_CODE)), self.raw, self.enter_at)
         words[SLOT["page_flags"] // 8] = self._context.pin(shared.flags)
-        words[SLOT["page_writers"] // 8] = self._context.pin(self.mmu.writers)
+        words[SLOT["page_writers"] // 8] = self.mmu.writers_at
         words[SLOT["code_gpas"] // 8] = self._context.pin(self.blocks.gpas)
         words[SLOT["mask_31"] // 8], words[SLOT["mask_63"] // 8] = 31, 63
         self.halves[SLOT["host_mxcsr"] >> 2] = MXCSR_AT_RESET
@@ -148,6 +148,7 @@ class Core:
 
     def close(self) -> None:
         self.shared.cores.remove(self)
+        self.mmu.close()
         self._context.close()
 
     def tsc(self) -> int:

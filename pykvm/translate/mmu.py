@@ -6,8 +6,7 @@ faults, pages whose writes must be seen, and addresses where no RAM is.
 
 from __future__ import annotations
 
-from array import array
-
+from pykvm.libc.calls import anonymous
 from pykvm.memory.layout import FOUR_GIB
 from pykvm.translate import context
 from pykvm.translate.breakpoints import WatchedLinear
@@ -87,7 +86,8 @@ class Mmu:
         self._halves = halves
         self._raw = raw
         self._flags = shared.flags
-        self.writers = array("I", bytes(4 * len(shared.flags)))
+        self._writers = anonymous(4 * len(shared.flags))  # not an array: that costs what isn't used too
+        self.writers, self.writers_at = self._writers.view.cast("I"), self._writers.address
         """Of each page of RAM, which TLB entry can write it (plus 1; ~0: several can)."""
         self.low_end, self.low_hva = shared.low_end, shared.low_hva
         words[_WORD["guest_low"]] = shared.low_hva
@@ -97,6 +97,10 @@ class Mmu:
         words[_WORD["low_pages"]] = shared.low_pages
         self.fast = False
         self.forget()
+
+    def close(self) -> None:
+        self.writers.release()
+        self._writers.close()
 
     # Modes
 
