@@ -8,9 +8,10 @@ import sys
 from pykvm.cli.ending import Signalled
 from pykvm.cli.options import Parser, configuration, duration_ns, machine_options
 from pykvm.config.model import SerialConfig
-from pykvm.errors import HostError
+from pykvm.errors import HostError, InputError, UsageError
 from pykvm.frozen import replace
 from pykvm.machine import report, verdict
+from pykvm.terminal.descriptor import file_of_ours
 from pykvm.terminal.open import require_writable
 
 TYPE_CHECKING = False
@@ -45,6 +46,12 @@ def run(arguments: Sequence[str]) -> int:
     try:
         timeout = None if given.timeout is None else duration_ns(given.timeout)
         config = configuration(given.machine, given.changes)
+        read = _require_apart(config)
+        if given.report is not None and (what := read.get(_place_of_report(given.report))):
+            path, given.report = given.report, None
+            raise UsageError(
+                f"the report would replace {what}", where=path, remedy="give --report another path"
+            )
         cause = boot.run(config, timeout, yes=given.yes)
     except BaseException as error:
         boot.close()
@@ -169,6 +176,39 @@ class Boot:
             self._machine.close()
         if self._plan is not None:
             self._plan.memory.close()
+
+
+def _require_apart(config: MachineConfig) -> dict[str, str]:
+    """Raise InputError where a console would print over what is read, or over what another one prints.
+
+    By its real path, what each of these files is.
+    """
+    assert config.kernel is not None
+    files = {config.source: "the machine file", config.kernel.image: "the kernel"}
+    files |= dict.fromkeys(config.kernel.initrd, "an initrd")
+    taken = {os.path.realpath(path): what for path, what in files.items() if path}
+    for device in config.devices:
+        if not isinstance(device, SerialConfig) or not _is_on_disk(device.to):
+            continue
+        path = os.path.realpath(device.to)
+        if path in taken:
+            what = f"{device.port} would print over {taken[path]}"
+            raise InputError(what, where=device.to, remedy="choose another path")
+        taken[path] = f"what {device.port} prints"
+    return taken
+
+
+def _is_on_disk(to: str) -> bool:
+    """Whether a console prints into a file that is its own, or is to be made."""
+    if to in ("none", "terminal", "pty") or to.startswith("unix:") or file_of_ours(to) is not None:
+        return False
+    return os.path.isfile(to) or not os.path.exists(to)
+
+
+def _place_of_report(path: str) -> str:
+    """The real path of what the report takes the place of: a link, not what it leads to."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _post_mortem(cause: Cause) -> list[str]:

@@ -7,6 +7,7 @@ import time
 from errno import EACCES, EISDIR, ENOENT
 
 from pykvm.errors import HostError
+from pykvm.terminal.descriptor import file_of_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def require_writable(path: str) -> None:
     try:
         if not path:
             raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
-        own = _own_descriptor(path)
+        own = file_of_ours(path)
         if own is not None:
             os.write(own, b"")  # EBADF where it is open for reading only, or not at all
         elif _is_regular(path):
@@ -104,7 +105,7 @@ def write(path: str, told: dict[str, Any]) -> None:
 
     text = (json.dumps(told, indent=2) + "\n").encode()
     try:
-        own = _own_descriptor(path)
+        own = file_of_ours(path)
         if own is None and _is_regular(path):
             wholefile.replace(path, text)
             return
@@ -117,21 +118,6 @@ def write(path: str, told: dict[str, Any]) -> None:
 def _is_regular(path: str) -> bool:
     """Whether it is, or is to become, a regular file."""
     return os.path.isfile(path) or not os.path.exists(path)
-
-
-def _own_descriptor(path: str) -> int | None:
-    """The number behind a path such as /dev/stdout or /dev/fd/3, where that is open on a regular file.
-
-    Such a file may hold what this process has written to it, so it is neither replaced nor begun anew.
-    """
-    if not os.path.isfile(path):
-        return None
-    while os.path.islink(path):
-        folder, name = os.path.split(path)
-        if os.path.realpath(folder) == f"/proc/{os.getpid()}/fd":
-            return int(name)
-        path = os.path.join(folder, os.readlink(path))
-    return None
 
 
 def _unwritable(path: str, error: OSError) -> HostError:

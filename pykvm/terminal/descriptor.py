@@ -36,6 +36,22 @@ def own(fd: int, flags: int) -> tuple[int, bool]:
     return os.dup(fd), False
 
 
+def file_of_ours(path: str) -> int | None:
+    """The number behind a path such as /dev/stdout or /dev/fd/3, where that is open on a regular file.
+
+    Such a file may hold what others have written by the same descriptor: one writes on behind that, and
+    neither replaces it nor begins it anew.
+    """
+    if not os.path.isfile(path):
+        return None
+    while os.path.islink(path):
+        folder, name = os.path.split(path)
+        if os.path.realpath(folder) == f"/proc/{os.getpid()}/fd":
+            return int(name)
+        path = os.path.join(folder, os.readlink(path))
+    return None
+
+
 def _is_controlling_terminal(fd: int) -> bool:
     try:
         os.tcgetpgrp(fd)

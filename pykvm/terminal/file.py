@@ -7,6 +7,7 @@ from errno import EACCES, EISDIR, ENOENT
 
 from pykvm.errors import InputError
 from pykvm.terminal.console import Console
+from pykvm.terminal.descriptor import file_of_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FileConsole(Console):
-    """Starts the file at ``path`` anew, as a shell's ``>`` does."""
+    """Starts the file at ``path`` anew, as a shell's ``>`` does, but for one that we have open already."""
 
     def __init__(self, loop: Loop, path: str) -> None:
         super().__init__(loop)
@@ -24,7 +25,8 @@ class FileConsole(Console):
         # O_NONBLOCK: opening a FIFO that nobody reads fails (ENXIO) and doesn't wait.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            self.output.connect(os.open(self.path, flags, 0o666))
+            ours = file_of_ours(self.path)
+            self.output.connect(os.open(self.path, flags, 0o666) if ours is None else os.dup(ours))
         except OSError as error:
             raise _unwritable(self.path, error.errno or 0) from error
 

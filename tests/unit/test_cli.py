@@ -291,6 +291,45 @@ def test_check_json_says_what_lies_where(pykvm):
     }
 
 
+TO_LOG = "devices=[{serial: {port: com1, to: log}}]"
+OVER = "would print over"
+
+
+@pytest.mark.parametrize(
+    ("devices", "sentence"),
+    [
+        ("[{serial: {port: com1, to: code.bin}}]", f"code.bin: com1 {OVER} the kernel"),
+        ("[{serial: {port: com1, to: alias}}]", f"alias: com1 {OVER} the kernel"),
+        ("[{serial: {port: com1, to: own.yaml}}]", f"own.yaml: com1 {OVER} the machine file"),
+        (
+            "[{serial: {port: com1, to: log}}, {serial: {port: com2, to: ./log}}]",
+            f"./log: com2 {OVER} what com1 prints",
+        ),
+    ],
+)
+def test_a_console_does_not_print_over_what_is_needed(folder, refused, devices, sentence):
+    os.symlink("code.bin", "alias")
+    text = f"kernel: {{image: code.bin, format: flat}}\ndevices: {devices}\n"
+    (folder / "own.yaml").write_text(text)
+    status, error = refused("boot", "own.yaml")
+    assert (status, error) == (65, f"{folder}/{sentence}; choose another path")
+    assert (folder / "own.yaml").read_text() == text
+    assert (folder / "code.bin").read_bytes() == b"\xf4"
+
+
+@pytest.mark.parametrize(
+    ("report", "what"), [("code.bin", "the kernel"), ("./log", "what com1 prints"), ("initrd", "an initrd")]
+)
+def test_the_report_does_not_replace_what_is_needed(folder, refused, report, what):
+    for name in ("log", "initrd"):
+        (folder / name).write_text("old")
+    words = ["boot", "--kernel", "code.bin", "--initrd", "initrd", "--set", TO_LOG, "--report", report]
+    sentence = f"{report}: the report would replace {what}; give --report another path"
+    assert refused(*words) == (64, sentence)
+    assert (folder / "code.bin").read_bytes() == b"\xf4"
+    assert [(folder / name).read_text() for name in ("log", "initrd")] == ["old", "old"]
+
+
 def closed_to_us(path, *, real=os.stat):
     """stat, for who may not look into the folder ``closed``."""
     if str(path).startswith("closed/"):

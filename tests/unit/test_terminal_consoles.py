@@ -85,6 +85,19 @@ def test_a_file_is_begun_anew(loop, started, tmp_path):
     loop.until(lambda: path.read_text() == "new")
 
 
+def test_a_file_that_is_open_already_is_written_on(loop, started, tmp_path):
+    """``to: /dev/stdout``, and standard output is a file that others have written to."""
+    path = tmp_path / "log"
+    with open(path, "wb", buffering=0) as file:
+        file.write(b"before ")
+        (tmp_path / "link").symlink_to(f"/dev/fd/{file.fileno()}")
+        guest = started(FileConsole(loop, str(tmp_path / "link")))
+        guest.print(b"ours ")
+        loop.until(lambda: path.read_text().endswith("ours "))
+        file.write(b"after")
+    assert path.read_text() == "before ours after"
+
+
 @pytest.mark.parametrize("place", ["missing/log", "folder", "socket", "fifo"])
 def test_a_path_that_takes_no_output_is_an_input_error(place, loop, tmp_path):
     (tmp_path / "folder").mkdir()
