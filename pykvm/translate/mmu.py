@@ -131,7 +131,7 @@ class Mmu:
             if error >= 0:
                 raise Fault(PF, error, gva)
         cpu = self._cpu
-        cpu.refresh()
+        cpu.refresh_cr3()  # not more: an interpreted instruction may be half done
         sregs = cpu.sregs
         if not sregs["cr0"] & CR0_PG:
             return Page(gva & 0xFFFF_FFFF, False, False, True, True)

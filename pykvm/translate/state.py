@@ -150,9 +150,14 @@ class ContextCpu(Cpu):
             sregs["ss"] = _stack(words[SS], words[CS] & 3)
         elif sregs["ss"]["selector"] != words[SS]:
             sregs["ss"] = _stack(words[SS], words[CS] & 3)
+        self.refresh_cr3()
+        self._area = None
+
+    def refresh_cr3(self) -> None:
+        """What a page walk goes by: the one of its registers that emitted code changes."""
+        words, sregs = self._words, self.sregs
         if sregs["cr3"] & _FRAME != words[CR3] and sregs["cr0"] & CR0_PG and sregs["efer"] & EFER_LMA:
             sregs["cr3"] = words[CR3]
-        self._area = None
 
     def commit(self) -> None:
         """What the interpreter has changed, into the context."""

@@ -101,3 +101,30 @@ def test_a_cpu_that_is_not_the_only_one_does_what_it_does_alone(name):
     status, printed, said = kernels.boot(name, "--set", "backend=translate", "--set", "cpus=2")
     assert kernels.differences(name, printed) == {}, said
     assert status == 0, said
+
+
+def test_a_return_to_ring_3_marks_the_code_segment_and_has_the_stack_of_ring_3(tmp_path):
+    """The accessed bit of CS is written when SS is loaded already (SDM vol. 2, IRET)."""
+    first = """
+        lgdt    [table]
+        push    dword 0x23
+        push    dword 0x80000
+        push    dword 0x3002
+        push    dword 0x1b
+        push    dword outer
+        iret
+outer:  mov     dx, ss
+        mov     al, 2
+        cmp     dx, 0x23
+        jne     .end
+        mov     al, [linux + 0x1d]
+        sub     al, 0xfb
+.end:   out     0xf4, al
+        jmp     $
+        align   8
+linux:  dq      0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00cffa000000ffff, 0x00cff2000000ffff
+table:  dw      $ - linux - 1
+        dd      linux
+"""
+    status, said, _ = several.boot(tmp_path, "backend: translate", "cli\nhlt", first, "--timeout", f"{LONG}s")
+    assert status == 0, said
