@@ -4,13 +4,15 @@ Until it is whole the file has no name (open(2), O_TMPFILE), so the kernel drops
 can give it a name that is free (linkat(2)), not one that is taken: there it is called ``.NAME.pykvm-new``
 from one system call to the next, rename(2). Who is killed between the two leaves that, and ``require_room``
 and ``replace`` remove it the next time. On a file system without O_TMPFILE (NFS, FAT), the file has a name
-with the process's number in it while it is being written.
+with the process's number in it while it is being written. Where the folder is closed to us, or the file is
+a mount of its own, as containers have them, nothing can take the file's place: there it is written to itself.
 """
 
 from __future__ import annotations
 
 import os
-from errno import EISDIR, ENOENT, EOPNOTSUPP, EPERM
+import stat
+from errno import EACCES, EBUSY, EISDIR, ENOENT, EOPNOTSUPP, EPERM, EROFS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,17 +24,17 @@ UNNAMED_REFUSED = (EOPNOTSUPP, EISDIR, ENOENT, EPERM)
 ENOENT, and from ext4 EPERM, may be the folder's, which is gone: the other way says so.
 """
 
+FIXED = (EACCES, EBUSY, EPERM, EROFS)
+"""open(2) and rename(2): nothing new in this folder; not in the place of a mount, nor of another's file."""
+
 
 def require_room(path: str) -> None:
     """Raise the OSError that ``replace`` would; leaves nothing, and writes nothing to ``path``."""
-    fd = _unnamed(path)
-    if fd is not None:
-        os.close(fd)
-        _remove(_spare(path))  # also tells a name that is too long
-        return
-    temporary = _temporary(path)
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    os.unlink(temporary)
+    try:
+        _require_place(path)
+    except OSError as error:
+        if error.errno not in FIXED or not _is_writable(path):
+            raise
 
 
 def replace(path: str, content: bytes) -> None:
@@ -40,6 +42,33 @@ def replace(path: str, content: bytes) -> None:
 
     It is a new one, its mode 0666 less the umask; what was there, a symbolic link too, is gone.
     """
+    try:
+        _replace(path, content)
+    except OSError as error:
+        if error.errno not in FIXED or not _is_writable(path):
+            raise
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path, flags), "wb") as file:
+            _fill(file, content)
+
+
+def _is_writable(path: str) -> bool:
+    return os.path.isfile(path) and not os.path.islink(path) and os.access(path, os.W_OK)
+
+
+def _require_place(path: str) -> None:
+    fd = _unnamed(path)
+    if fd is not None:
+        os.close(fd)
+        _remove(_spare(path))  # also tells a name that is too long
+        _require_no_others(path)
+        return
+    temporary = _temporary(path)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    os.unlink(temporary)
+
+
+def _replace(path: str, content: bytes) -> None:
     fd = _unnamed(path)
     if fd is not None:
         with open(fd, "wb") as file:
@@ -53,6 +82,15 @@ def replace(path: str, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         _remove(temporary)
+
+
+def _require_no_others(path: str) -> None:
+    """Raise PermissionError where another's file is in a folder like /tmp: inode(7), the sticky bit."""
+    folder = os.stat(os.path.dirname(path) or ".")
+    if not folder.st_mode & stat.S_ISVTX or not os.path.lexists(path):
+        return
+    if os.geteuid() not in (0, folder.st_uid, os.lstat(path).st_uid):
+        raise PermissionError(EPERM, os.strerror(EPERM))
 
 
 def _unnamed(path: str) -> int | None:

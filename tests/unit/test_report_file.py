@@ -165,6 +165,36 @@ def test_a_report_in_a_folder_that_is_gone_is_told_before_anything_is_done(folde
     assert "r.json: the report can't be written: No such file or directory" in capsys.readouterr().err
 
 
+UNSHARED = ["unshare", "--mount", "--map-root-user"]
+NAMESPACES = subprocess.run([*UNSHARED, "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not NAMESPACES, reason="no mount namespace: `unshare -rm` is refused")
+@pytest.mark.parametrize("folder_is", ["", "mount -o remount,bind,ro volume"], ids=["open", "read-only"])
+def test_a_report_that_is_a_containers_volume_is_written_to_itself(folder, folder_is):
+    for name in ("volume/r.json", "outside"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("old, and much longer than the new one" * 100)
+    mounts = f"mount --bind volume volume && mount --bind outside volume/r.json && {folder_is or 'true'}"
+    command = f"{sys.executable} -m pykvm boot --kernel gone --report volume/r.json"
+    done = subprocess.run([*UNSHARED, "sh", "-c", f"{mounts} && {command}"], capture_output=True, timeout=60)
+    assert done.returncode == 65, done.stderr
+    assert json.loads((folder / "outside").read_text())["status"] == 65
+    assert os.listdir(folder / "volume") == ["r.json"]
+
+
+def test_a_report_in_the_place_of_anothers_file_is_told_before_anything_is_done(folder, monkeypatch):
+    """As in /tmp."""
+    (folder / "r.json").write_text("another's")
+    folder.chmod(0o1777)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(HostError, match="the report can't be written: Operation not permitted"):
+        report.require_writable("r.json")
+    report.require_writable("s.json")
+    assert (folder / "r.json").read_text() == "another's"
+
+
 def test_two_that_write_the_same_report_in_the_same_moment_leave_a_whole_one(folder, monkeypatch):
     (folder / "r.json").write_text("old")
 
