@@ -102,6 +102,7 @@ SLOT |= _slots(
     *("kernel_cs", "kernel_ss", "user_cs", "user_ss"),
     *("local_log", "global_log", "user_log", "check_log"),  # how many entries each log has
     "host_mxcsr",
+    *("crossing", "crossing_at", "crossing_end"),  # see crossings.py
     *("tr_base", "tr_limit"),  # of a TSS that may have a bitmap of ports; else the limit is 0
     *("port", "length", "late"),  # see ports.py
     *("kept_port", "kept_room", "kept_first", "kept_last"),
@@ -117,6 +118,10 @@ for _user in (0, 1):
         SLOT |= _slots(*(f"miss_{_user}{_write}_{size}" for size in MISS_SIZES))
         SLOT |= _slots(*(f"lookup_{_user}{_write}_{size}" for size in MISS_SIZES))
 SLOT |= _slots("addend_0", "addend_1")
+CROSSING_SIZES = (2, 4, 8, 10, 14, 16)
+for _user in (0, 1):
+    SLOT |= _slots(*(f"bring_{_user}{_write}_{size}" for _write in (0, 1) for size in CROSSING_SIZES))
+    SLOT |= _slots(*(f"carry_back_{_user}_{size}" for size in CROSSING_SIZES))
 ROUTINES = (
     *("rep_movs_0", "rep_movs_1", "rep_stos_0", "rep_stos_1", "pushf", "popf", "syscall", "sysret", "iret"),
     *("cr3_write", "invlpg", "clac", "pause", "port_out_0", "port_out_1", "port_in_0", "port_in_1", "bounce"),
@@ -159,6 +164,9 @@ _at += 0x10000
 KEPT_SIZE = 1024
 KEPT = _at  # a ring of bytes for the port whose writes are kept
 _at += KEPT_SIZE
+CROSSING_PLACES = 128
+CROSSINGS = _at  # by the low bits of where a block missed: there, and in a second table the code to go to
+_at += 2 * 8 * CROSSING_PLACES
 CONTEXT_SIZE = _at
 
 # Tags. A valid one is 0xF000 less the page's address: added to an address and the access's size less 1 it

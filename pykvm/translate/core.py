@@ -16,6 +16,7 @@ from pykvm.translate.bounce import Bounce, operand
 from pykvm.translate.breakpoints import ENABLED, STEP, Breakpoints, WatchedPorts
 from pykvm.translate.codepage import KERNEL_64, M64, PAGE, USER, USER_64, WIDE
 from pykvm.translate.context import SLOT
+from pykvm.translate.crossings import Crossings
 from pykvm.translate.delivery import Delivery
 from pykvm.translate.finder import Finder
 from pykvm.translate.memory import ContextMemory
@@ -124,6 +125,7 @@ class Core:
         self.breakpoints = Breakpoints(self.cpu)
         self.delivery = Delivery(self.cpu, self.mmu, words, self.physical.low_words)
         self.bounce = Bounce(self.blocks, self.blocks.reserve(bytes(BOUNCE_CODE)), self.raw, self.enter_at)
+        self.crossings = Crossings(self)
         words[SLOT["page_flags"] // 8] = self._context.pin(shared.flags)
         words[SLOT["page_writers"] // 8] = self.mmu.writers_at
         words[SLOT["code_gpas"] // 8] = self._context.pin(self.blocks.gpas)

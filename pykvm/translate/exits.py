@@ -83,10 +83,10 @@ class Exits:
         if words[W_MODE] & WIDE and not canonical(gva, self.core.cpu.sregs["cr4"]):
             words[W_RIP] = rip
             self.core.cpu.refresh()
-            if not self._through_bounce(rip, gva):  # both know whether this is #GP or #SS
-                self.core.step()
+            self._in_python(at, rip, gva)  # which knows whether this is #GP or #SS
             return self.finder.go()
-        element = size if at >= self.core.runtime_end else 1 << words[W_ELEMENT]
+        in_block = at >= self.core.runtime_end
+        element = size if in_block else 1 << words[W_ELEMENT]
         if not words[W_MODE] & WIDE and gva + element > FOUR_GIB:
             words[W_RIP] = rip
             self.core.step()  # which knows the limit of the segment
@@ -95,20 +95,24 @@ class Exits:
         try:
             if access is not None and (target := self._accesses.carry_out(access, gva, user)) >= 0:
                 return target
-            if (gva & PAGE - 1) + size <= PAGE and self.core.mmu.fill(gva, user, write):
-                return at
-            if write and (gva & PAGE - 1) + size <= PAGE and self._write_beside_code(at, gva, user, size):
-                return at
+            if (gva & PAGE - 1) + size <= PAGE:
+                if self.core.mmu.fill(gva, user, write):
+                    return at
+                if write and self._write_beside_code(at, gva, user, size):
+                    return at
+            elif in_block and (code := self.core.crossings.code(at)):
+                return code
         except Fault as fault:
             words[W_RIP] = rip
-            if (size < 16 or not gva & 15) and not self.core.raw[SLOT["fpu"] + 2] & FSW_ES:
+            crosses = not in_block and self.core.crossings.holds(words[W_BLOCK_RETURN])
+            first = (size < 16 or not gva & 15) and not self.core.raw[SLOT["fpu"] + 2] & FSW_ES
+            if first and not crosses:
                 self.core.raise_fault(fault)
                 return self.finder.go()
         words[W_RIP] = rip  # what else the instruction raises may come before the page fault
         self.core.cpu.refresh()
         self._accesses.note(at, gva)
-        if not self._through_bounce(rip, gva):
-            self.core.step()
+        self._in_python(at, rip, gva)
         return self.finder.go()
 
     def _write_beside_code(self, at: int, gva: int, user: int, size: int) -> bool:
@@ -123,9 +127,11 @@ class Exits:
         if at < self.core.runtime_end:  # REP MOVS and REP STOS, which go on to the page's end
             size = min(words[W_RCX] << words[W_ELEMENT], PAGE - (gva & PAGE - 1))
             at = words[W_BLOCK_RETURN]
-        self.core.blocks.written(gpa, size)
         block = self.core.blocks.block_at(at)
-        if block is None or block.dead:
+        if block is None:  # a crossing: the byte is not written yet
+            return False
+        self.core.blocks.written(gpa, size)
+        if block.dead:
             return False
         page = gpa & -PAGE
         count = self._beside[page] = self._beside.get(page, 0) + 1
@@ -137,13 +143,17 @@ class Exits:
         self.core.keep_lock()
         return True
 
-    def _through_bounce(self, rip: int, gva: int) -> bool:
+    def _in_python(self, at: int, rip: int, gva: int) -> None:
+        """Carry out the instruction that missed at ``at``: through the bounce buffer, or interpreted."""
+        core = self.core
         try:
-            return self.core.bounce.carry_out(self.core, self.core.fetch(rip), self.core.bounce_mode(), gva)
+            if at < core.runtime_end or not core.bounce.carry_out(
+                core, core.fetch(rip), core.bounce_mode(), gva
+            ):
+                core.step()
         except Fault as fault:
-            self.core.words[W_RIP] = rip
-            self.core.raise_fault(fault)
-            return True
+            core.words[W_RIP] = rip
+            core.raise_fault(fault)
 
     def _on_interpret(self) -> int:
         self.core.step()
@@ -280,11 +290,12 @@ class Exits:
     def _on_signal(self) -> int:
         words = self.core.words
         number, host = words[W_SIGNAL], words[W_SIGNAL_RIP]
-        block = self.core.blocks.block_at(host + 1) if host >= self.core.runtime_end else None
-        if block is None:
-            raise self._own_fault(number, f"at {host - self.core.blocks.base:#x}")
-        rip = block.rip(host + 1)
-        words[W_RIP] = rip
+        if not self.core.crossings.holds(host + 1):  # whose code has said RIP
+            block = self.core.blocks.block_at(host + 1) if host >= self.core.runtime_end else None
+            if block is None:
+                raise self._own_fault(number, f"at {host - self.core.blocks.base:#x}")
+            words[W_RIP] = block.rip(host + 1)
+        rip = words[W_RIP]
         self.core.cpu.refresh()
         fault = self.core.fault_of(number)
         if fault is None:

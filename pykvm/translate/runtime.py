@@ -9,7 +9,7 @@ An address of a routine is absolute, in the context: emitted blocks hold none, a
 
 from __future__ import annotations
 
-from pykvm.translate import context, copies, flushes, ports, transitions, walks
+from pykvm.translate import context, copies, crossings, flushes, ports, transitions, walks
 from pykvm.translate.context import REGISTER_SLOT, SLOT
 from pykvm.translate.encode import ADD, CMP, R9, R10, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, XOR, Mem
 from pykvm.translate.routines import Routines, slot
@@ -36,6 +36,7 @@ class Runtime:
         _exits(asm)
         for user in (0, 1):
             walks.addend(asm, user)
+            crossings.routines(asm, user)
             for write in (0, 1):
                 walks.walker(asm, user, write)
                 for size in context.MISS_SIZES:

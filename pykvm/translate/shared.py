@@ -189,4 +189,5 @@ class Shared:
         self.blocks.reset()
         for core in self.cores:
             core.finder.clear_jumps()
+            core.crossings.forget()
             core.mmu.forget()

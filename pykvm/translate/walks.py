@@ -4,7 +4,7 @@ for a page check. What is not common, and every fault, is left to Python.
 
 from __future__ import annotations
 
-from pykvm.translate import context
+from pykvm.translate import context, crossings
 from pykvm.translate.codepage import CHECK_SIZE, HEAD_SIZE, IDS
 from pykvm.translate.encode import (
     ADD,
@@ -92,14 +92,14 @@ def walker(asm: Routines, user: int, write: int) -> None:
     asm.label(f"walk-{place}")
     asm.save_flags()
     asm.save(*SAVED)
-    asm.op(0x83, 7, slot("walk_in_code"))
-    asm.raw("00")
-    asm.jump_if("e", slow)
-    asm.mov(RAX, R9)  # an access across pages is Python's
+    asm.mov(RAX, R9)
     asm.alu(ADD, RAX, slot("size"))
     asm.alu(XOR, RAX, R9)
     asm.shift(SHR, RAX, 12)
-    asm.jump_if("nz", slow)
+    asm.jump_if("nz", f"crossing-{place}")
+    asm.op(0x83, 7, slot("walk_in_code"))
+    asm.raw("00")
+    asm.jump_if("e", slow)
     asm.mov(RAX, R9)  # canonical: bits 47 to 63 are all the same
     asm.shift(SAR, RAX, 47)
     asm.alu_number(ADD, RAX, 1)
@@ -107,6 +107,8 @@ def walker(asm: Routines, user: int, write: int) -> None:
     asm.jump_if("a", slow)
     _walk(asm, place, slow)
     _fill(asm, user, write, slow)
+    asm.label(f"crossing-{place}")
+    crossings.find(asm, slow)
     asm.label(slow)
     asm.restore(*SAVED)
     asm.restore_flags()
