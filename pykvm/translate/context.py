@@ -195,7 +195,6 @@ REASONS = (
     "port-in",
     "event",  # a routine asks Python to finish its work
     "bounce",  # one instruction was done on the bounce buffer
+    "edge",  # an element of a repeated string instruction lies across two pages
 )
-MISS, INTERPRET, CHAIN, JUMP, ATTENTION, PAGE_CHECK, STALE, STI, SIGNAL, PORT_OUT, PORT_IN, EVENT, BOUNCE = (
-    range(13)
-)
+ATTENTION, SIGNAL, BOUNCE = (REASONS.index(name) for name in ("attention", "signal", "bounce"))

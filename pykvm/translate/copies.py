@@ -87,4 +87,4 @@ def rep(asm: Routines, name: str, user: int) -> None:
     asm.label(f"{place}-edge")  # an element across two pages
     asm.restore("rax", "rdx")
     asm.restore_flags()
-    asm.jump("then-interpret")
+    asm.jump("then-edge")

@@ -61,7 +61,7 @@ class Exits:
         self.handlers = (
             *(self._on_miss, self._on_interpret, self._on_chain, self._on_jump, self._on_attention),
             *(self._on_page_check, self._on_stale, self._on_sti, self._on_signal, self._on_port_out),
-            *(self._on_port_in, self._on_event, self._on_bounce),
+            *(self._on_port_in, self._on_event, self._on_bounce, self._on_edge),
         )
         ports.on_change.append(self.find_latches)
         self.find_latches()
@@ -157,6 +157,14 @@ class Exits:
 
     def _on_interpret(self) -> int:
         self.core.step()
+        return self.finder.go()
+
+    def _on_edge(self) -> int:
+        """One element; emitted code does those behind it."""
+        cpu = self.core.cpu
+        before, cpu.iterations = cpu.iterations, 1
+        self.core.step()
+        cpu.iterations = before
         return self.finder.go()
 
     def _on_chain(self) -> int:

@@ -8,6 +8,8 @@ from pykvm.translate import context
 from pykvm.translate.codepage import CHECK_SIZE, HEAD_SIZE, IDS, PAGE
 from pykvm.translate.context import (
     CONTEXT_SIZE,
+    CROSSING_PLACES,
+    CROSSINGS,
     ENTRIES,
     LOG_ENTRIES,
     SLOT,
@@ -30,6 +32,7 @@ POINTERS = frozenset(
             "sti",
         ),
         *(name for name in SLOT if name.startswith(("do_", "miss_", "lookup_", "addend_", "leave_for_"))),
+        *(name for name in SLOT if name.startswith(("bring_", "carry_back_"))),
     )
 )
 """Slots that Python alone writes."""
@@ -38,6 +41,7 @@ _NAMES = {at: name for name, at in SLOT.items()}
 STACK = 64
 """Of what lies below the context, as much as a routine pushes at most."""
 FIRST_TABLE = TLB_READ[0]
+CROSSING_SITES, CROSSING_CODES = CROSSINGS, CROSSINGS + 8 * CROSSING_PLACES
 _WIDE_ENTRY = 4 * ENTRIES - 1
 _LOGS = {context.LOCAL_LOG: True, context.GLOBAL_LOG: True, context.CHECK_LOG: False, context.USER_LOG: False}
 _TABLES = {
@@ -49,6 +53,9 @@ _TABLES = {
     context.LARGE: (1, ENTRIES),
     context.LATCHES: (1, 0x10000),
     context.KEPT: (1, context.KEPT_SIZE),
+    SLOT["bounce"]: (1, 1024),
+    CROSSING_SITES: (8, CROSSING_PLACES),
+    CROSSING_CODES: (8, CROSSING_PLACES),
 }
 """By where they lie: an entry's bytes, and how many there are."""
 
@@ -88,6 +95,8 @@ def check_slot(at: int, size: int, write: bool, value: Value | None) -> None:
 def table_load(start: int, index: Value, scale: int, size: int) -> Value:
     """What is read at ``index`` of the table that starts at ``start``."""
     _check_table(start, index, scale, size)
+    if start == CROSSING_CODES:
+        return Value(shape=("crossing",))
     log = start if start in _LOGS else start + 4  # from its end they are counted from 1
     if log in _LOGS:
         return Value(0, _WIDE_ENTRY, shape=("entry",)) if _LOGS[log] else Value(0, ENTRIES - 1)
@@ -103,6 +112,8 @@ def table_load(start: int, index: Value, scale: int, size: int) -> Value:
 def table_store(start: int, index: Value, scale: int, size: int, value: Value, state: State) -> list[Fact]:
     """The same for a write; what is known after it."""
     _check_table(start, index, scale, size)
+    if start in (CROSSING_SITES, CROSSING_CODES):
+        raise Wall("writes what is Python's alone")
     if start in _LOGS:
         wide = value.low >= 3 * ENTRIES and value.high <= _WIDE_ENTRY
         if value.high >= ENTRIES and not (_LOGS[start] and wide):

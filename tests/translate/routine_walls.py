@@ -379,6 +379,10 @@ class RoutineWalls:
     def _contract(self, by: str, state: State) -> None:
         """What callers rely on when a routine that finds addresses comes back."""
         kind, _, rest = self.name.partition("_")
+        if by == "crossing" and kind in ("miss", "lookup"):  # the instruction from its beginning
+            if state.get(SLOT["crossing"]).shape != ("crossing",):
+                raise Wall("goes to what is no code for a crossing")
+            return
         if by not in ("return", "block_return", "resume"):
             raise Wall("goes to what is no return")
         if kind not in ("miss", "lookup", "addend"):

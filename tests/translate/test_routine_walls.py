@@ -53,7 +53,7 @@ CARELESS = {
     "the end of RAM below 4 GiB": ("miss_00_8", "ae", "high."),
     "the end of RAM above": ("miss_00_8", "ae", "walk-slow-00"),
     "RAM's ends, where code is checked": ("page_check", "ae", "check-slow"),
-    "an access across two pages": ("miss_10_4", "nz", "walk-slow-10"),
+    "an access across two pages": ("miss_10_4", "nz", "crossing-10"),
     "a page table whose writes must be seen": ("miss_00_1", "ne", "walk-slow-00"),
     "a dirty bit in such a page": ("miss_11_1", "ne", "walk-slow-11"),
     "a page whose writes must be seen": ("miss_01_4", "nz", "walk-slow-01"),

@@ -8,10 +8,11 @@ import pytest
 from compare import KINDS, make
 from walls import Walls
 
+from pykvm.translate import crossings
 from pykvm.translate.context import SLOT, TLB_ADDEND
 from pykvm.translate.decode import Undecoded, decode
 from pykvm.translate.emit import Emitter, NotTranslated, Parts
-from pykvm.translate.encode import store_slot
+from pykvm.translate.encode import call_slot, store_slot
 from pykvm.translate.lookup import Lookup
 from pykvm.translate.translator import ACTIONS, JUMPS
 
@@ -45,6 +46,20 @@ def test_every_access_is_the_contexts_or_was_looked_up(name, kind, opcode):
                         assert walls.read(code) == [], f"{case.code.hex()} became {code.hex()}"
 
 
+@pytest.mark.parametrize("name, kind, opcode", KINDS, ids=[row[0] for row in KINDS])
+def test_an_operand_across_pages_is_reached_in_its_buffer_alone(name, kind, opcode):
+    for count in range(ROUNDS):
+        case = make(kind, opcode, f"{name}:crossing:{count}")
+        for user in (0, 1):
+            for wide in (True, False):
+                for bmi2 in (True, False):
+                    code = crossings.emitted(Lookup(bmi2), case.code, 0x7010_0000, user, wide)
+                    if code is not None:
+                        walls = Walls(user)
+                        assert walls.read(code) == [], f"{case.code.hex()} became {code.hex()}"
+                        assert len(code) <= crossings.ROOM
+
+
 _READ_4 = Lookup().code(0, 0, 4)
 _READ_8 = Lookup().code(0, 0, 8)
 _WRITE_4 = Lookup().code(0, 1, 4)
@@ -76,6 +91,12 @@ BAD = {
     "by GS": _WRITE_4 + b"\x65\x42\x89\x04\x09",
     "32 bits of the address": _WRITE_4 + b"\x67\x42\x89\x04\x09",
     "the other ring's": Lookup().code(1, 1, 4) + b"\x42\x89\x04\x09",
+    "more than was brought": call_slot(SLOT["bring_00_4"]) + b"\x4a\x8b\x04\x09",
+    "a write of what was brought to read": call_slot(SLOT["bring_00_4"]) + b"\x42\x89\x04\x09",
+    "what was brought, for the other ring": call_slot(SLOT["bring_10_4"]) + b"\x42\x8b\x04\x09",
+    "what was brought, carried back before": (
+        call_slot(SLOT["bring_01_4"]) + call_slot(SLOT["carry_back_0_4"]) + b"\x42\x8b\x04\x09"
+    ),
     "RDI, looked up as R9": _WRITE_4 + b"\x48\x8d\x3c\x39\xab",
     "outside the context": b"\x48\x8b\x84\x24\x00\x00\x00\x7f",
     "what the runtime relies on": store_slot(0, SLOT["guest_low"]),

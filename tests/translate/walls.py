@@ -13,6 +13,7 @@ from reach import LOG_COUNTS, POINTERS
 
 from pykvm.translate.context import (
     CONTEXT_SIZE,
+    CROSSING_SIZES,
     JUMP_HOST,
     JUMP_TAG,
     MISS_SIZES,
@@ -52,6 +53,11 @@ _MISSES = {
     SLOT[f"miss_{user}{write}_{size}"]: (bool(write), size, user)
     for user in (0, 1) for write in (0, 1) for size in MISS_SIZES
 }  # fmt: skip
+_BROUGHT = {
+    SLOT[f"bring_{user}{write}_{size}"]: (bool(write), size, user)
+    for user in (0, 1) for write in (0, 1) for size in CROSSING_SIZES
+}  # fmt: skip
+_CARRIED = frozenset(SLOT[f"carry_back_{user}_{size}"] for user in (0, 1) for size in CROSSING_SIZES)
 _HELD = tuple(SLOT[f"{name}_{register}"] for register in range(16) for name in ("held", "unheld"))
 _KEPT = (*(SLOT[name] for name in (*POINTERS, *LOG_COUNTS, "cr3")), *_HELD)
 """Slots that emitted code may only read."""
@@ -296,8 +302,14 @@ class Walls:
             # the tag that was compared is that of the access and ring that a miss asks for
             if tag is not None and tag[0] == missed[0] and tag[2] == missed[2] and tag[1] == missed[1]:
                 self._called = missed
+        elif slot in _BROUGHT:  # RCX + R9 is in the buffer
+            self._set(RCX)
+            self._set(R9)
+            self.pair = _BROUGHT[slot]
         else:
             self._set(RCX)
+            if slot in _CARRIED:
+                self._set(R9)
 
     def _lea(self, to: int, mem: capstone.x86.X86OpMem) -> None:
         parts = {mem.base, mem.index}
