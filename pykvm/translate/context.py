@@ -197,4 +197,5 @@ REASONS = (
     "bounce",  # one instruction was done on the bounce buffer
     "edge",  # an element of a repeated string instruction lies across two pages
 )
-ATTENTION, SIGNAL, BOUNCE = (REASONS.index(name) for name in ("attention", "signal", "bounce"))
+MISS, INTERPRET, CHAIN, JUMP, ATTENTION, PAGE_CHECK, STALE = range(7)
+STI, SIGNAL, PORT_OUT, PORT_IN, EVENT, BOUNCE, EDGE = range(7, 14)
