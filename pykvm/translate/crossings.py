@@ -6,8 +6,9 @@ one, each by a lookup of its own, and what was written is carried back. From the
 in a block goes there straight, without Python. Each CPU has such code of its own, so that nobody else runs
 it when it is replaced.
 
-All lookups come before the instruction; those of what is carried back are the same again, and can't miss. In
-the buffer the operand lies as it does in its page, modulo 16, for the instructions that ask for alignment.
+All lookups come before the instruction, one after the other without Python; those of what is carried back
+are the same again, and can't miss. In the buffer the operand lies as it does in its page, modulo 16, for the
+instructions that ask for alignment.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pykvm.translate.lookup import Lookup
     from pykvm.translate.routines import Routines
 
+W_BLOCK_RETURN = SLOT["block_return"] // 8
 ROOM = 256
 """Bytes for one instruction."""
 SITES, CODES = context.CROSSINGS, context.CROSSINGS + 8 * CROSSING_PLACES
@@ -203,6 +205,15 @@ class Crossings:
         core.blocks.view[first : first + len(made)] = made
         core.words[(SITES >> 3) + place] = at & M64
         return start
+
+    def again(self, at: int) -> int:
+        """Where to go on after a miss in a routine at ``at``.
+
+        Of code for a crossing at its beginning: while Python was asked another CPU may have had a page taken
+        from the TLB that was in it, and what is carried back mustn't miss.
+        """
+        code = self._core.words[W_BLOCK_RETURN]
+        return code - 1 - (code - 1 - self._first) % ROOM if self.holds(code) else at
 
     def forget(self) -> None:
         """All blocks were thrown away."""

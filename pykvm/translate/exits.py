@@ -97,7 +97,7 @@ class Exits:
                 return target
             if (gva & PAGE - 1) + size <= PAGE:
                 if self.core.mmu.fill(gva, user, write):
-                    return at
+                    return at if in_block else self.core.crossings.again(at)
                 if write and self._write_beside_code(at, gva, user, size):
                     return at
             elif in_block and (code := self.core.crossings.code(at)):
