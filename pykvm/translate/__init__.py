@@ -15,6 +15,7 @@ mmu, physical          the software TLB as Python sees it; RAM and devices as th
 state, msrs, features  the CPU's registers, model-specific registers, CPUID
 modes, breakpoints     what decides whether code is translated or interpreted
 delivery, signals      exceptions and interrupts; faults of emitted code become the guest's
+crossings              an instruction's operand across two pages, by emitted code
 bounce                 one instruction with its operand in a buffer, where emitted code can't reach it
 deviceaccess           loads and stores of devices, which are known by their place from the second time on
 keptbytes              bytes for a serial port, while a guest prints without pause
