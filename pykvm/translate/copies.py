@@ -49,7 +49,8 @@ def rep(asm: Routines, name: str, user: int) -> None:
         asm.alu(CMP, RDX, RAX)
         asm.op(b"\x0f\x42", RAX, RDX)  # cmovb
     asm.mov(RCX, slot("element"))
-    asm.raw("48d3e8")  # shr rax, cl
+    asm.raw("48d3e8")  # shr rax, cl: of bytes by 0, which leaves the flags
+    asm.op(0x85, RAX, RAX)  # test
     asm.jump_if("z", f"{place}-edge")
     asm.alu(CMP, R10, RAX)
     asm.op(b"\x0f\x42", RAX, R10)  # cmovb: elements that are done now

@@ -184,6 +184,21 @@ def test_a_write_into_code_across_pages_changes_that_code(machine):
         assert guest.regs[0] == count + 2
 
 
+@pytest.mark.parametrize("code", ["f3a4", "f348a5", "f3aa", "f348ab"])
+def test_where_nothing_crosses_nothing_is_interpreted(machine, code):
+    """Both operands at the same place in their pages."""
+    guest = machine.guest
+    guest.data = bytes(range(256)) * 64
+    guest.reset()
+    guest.put(CODE, bytes.fromhex(code) + bytes((END,)) * 64)
+    regs = [0] * 16
+    size = 8 if "48" in code else 1
+    regs[RCX], regs[6], regs[RDI] = 6400 // size, DATA + 0x200, DATA + 2 * PAGE - 0xE00
+    guest.regs, guest.flags = regs, 2
+    assert guest.run(CODE).vector == UD
+    assert guest.regs[RCX] == 0 and guest.cpu.steps == 1  # END
+
+
 @pytest.mark.parametrize("code, size", [("f348a5", 8), ("f3a5", 4), ("f366a5", 2), ("f348ab", 8)])
 def test_a_string_instruction_interprets_only_what_crosses(machine, code, size):
     """REP MOVS and REP STOS on addresses that aren't multiples of the element's size."""
