@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "no_lab(why): the lab can't run it, so that it has no twin there")
     config.addinivalue_line("markers", "any_backend: needs no KVM: a host without it runs it by translation")
     config.addinivalue_line(
-        "markers", "images(*names): guests and debian:PACKAGEs that it boots, made before the lab starts"
+        "markers", "images(*names): guests, packages, programs that it takes, made before the lab starts"
     )
     if config.getoption("inside"):
         config.pluginmanager.register(ReportWriter(config))

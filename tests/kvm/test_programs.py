@@ -8,12 +8,12 @@ import guest_programs as guests
 import pytest
 from guest_programs import Guests, Ran
 
-pytestmark = [pytest.mark.fast_kvm, pytest.mark.images("linux")]
+pytestmark = [pytest.mark.fast_kvm, pytest.mark.images("linux", "programs")]
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return guests.compiled(tmp_path_factory.mktemp("programs"))
+    return guests.kept(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 LAB = Path(__file__).with_name("lab")
-FOREIGN = LAB.parents[1] / "programs" / "foreign.py"
+PROGRAMS = LAB.parents[1] / "programs"
 HANG_SECONDS = 240  # after which a test's Python stack is printed, for the post-mortem
 CONSOLE_LINES = 200  # a panic alone takes more than 50
 QEMU_DIED = "QEMU's status: 139"
@@ -103,7 +103,9 @@ class TwinRunner:
         for name in sorted(names):
             pykvm = ["-m", "pykvm"]
             if name.startswith("foreign:"):
-                commands = [[str(FOREIGN), "--fetch", name.removeprefix("foreign:")]]
+                commands = [[str(PROGRAMS / "foreign.py"), "--fetch", name.removeprefix("foreign:")]]
+            elif name == "programs":
+                commands = [[str(PROGRAMS / "run"), "--compile"]]
             elif name.startswith("debian:"):
                 commands = [[*pykvm, "check", "--kernel", name]]
             else:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pykvm.boot import debian
 from pykvm.boot.cpio import Archive
-from pykvm.cache import Cache
+from pykvm.cache import Cache, key_of
 from pykvm.guests import recipe
 
 FOLDER = Path(__file__).parent
@@ -37,6 +37,7 @@ WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 ENVIRONMENT = {"PATH": "/nonexistent", "HOME": "/", "TZ": "UTC"}
 
 BEGIN, END = "#### begin", "#### end"
+ROOM = 32 << 20  # bytes on the disk for all programs
 LONGEST = 180  # seconds for one program in a guest
 LONG = 900  # seconds for a guest; a busy host is slow
 
@@ -62,6 +63,23 @@ def compiled(folder: Path, sources: Path = FOLDER) -> dict[str, Path]:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise Failure(f"{source.name} doesn't compile:\n{done.stderr}")
+    return made
+
+
+def kept(folder: Path) -> dict[str, Path]:
+    """As `compiled` of this folder, but once: the cache keeps them, for the lab too, whose gcc is slow."""
+
+    def fill(work: str) -> dict[str, str]:
+        return {name: str(path) for name, path in compiled(Path(work)).items()}
+
+    version = subprocess.run([COMPILE[0], "--version"], capture_output=True, check=True).stdout
+    sources = [path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]"))]
+    parts = Cache().make(key_of("pykvm's test programs", " ".join(COMPILE), version, *sources), fill, ROOM)
+    made = {}
+    for name, path in parts.items():
+        made[name] = folder / name
+        shutil.copyfile(path, made[name])
+        made[name].chmod(0o755)
     return made
 
 

@@ -18,7 +18,7 @@ SEVERAL_CPUS = ("cpus", "memory", "processes", "selfmod", "signals", "threads")
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return guests.compiled(tmp_path_factory.mktemp("programs"))
+    return guests.kept(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture(scope="module")
