@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import contextmanager
+from ctypes import c_int, c_ulong
+
+from pykvm.libc.calls import LIBC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from subprocess import Popen
     from typing import Any
+
+_prctl = LIBC.prctl
+_prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_prctl.restype = c_int
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a process gets when the thread that started it ends, kept through execve."""
 
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
@@ -21,16 +30,25 @@ def running(command: list[str], *, session: bool = False, **options: Any) -> Ite
 
     ``session``: it leads one, and its own programs are ended with it. The signals of ENDING, whose handlers
     may raise, are held back until it is certain that somebody knows the process: else it would run on alone.
+    It gets SIGTERM too where we are killed without a chance to say so.
     Raises FileNotFoundError where there is no such program.
     """
     import subprocess
 
+    ourselves = os.getpid()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+    def begin() -> None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != ourselves:  # killed since the fork
+            os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     try:
         process = subprocess.Popen(
             command,
             start_new_session=session,
-            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
+            preexec_fn=begin,
             **options,
         )
         with process:

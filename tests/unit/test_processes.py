@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -43,6 +45,22 @@ def test_a_signal_while_it_starts_ends_it(raising, tmp_path, session):
             start(command, session)
         with pytest.raises(ProcessLookupError):
             os.kill(int(told.read_text()), 0)
+
+
+KILLED = """
+import os, signal, sys
+from pykvm.libc.processes import running
+
+with running(["sleep", "1000"], session=bool(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("session", ["", "session"])
+def test_who_is_killed_leaves_none_running(session):
+    # Its output ends when nobody has the pipe any more.
+    done = subprocess.run([sys.executable, "-c", KILLED, session], stdout=subprocess.PIPE, timeout=60)
+    assert done.returncode == -signal.SIGKILL
 
 
 def test_it_may_be_ended_by_the_signals_that_were_held_back_for_it():

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import textwrap
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from apt_archive import Archive, only_source
@@ -108,15 +109,14 @@ def source(archive: Archive, makefile: str = MAKEFILE, version: str = "9.9.1-1")
     archive.add("linux-source-9.9", version, {"usr/src/linux-source-9.9.tar.xz": packed.getvalue()})
 
 
-def read_line(fifo: Path) -> str:
-    """What a writer that opens the FIFO within a minute says."""
+def reader_of(fifo: Path) -> TextIO:
+    """Of the FIFO, into which a writer says something within a minute."""
     fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     assert poll.poll(60_000), "nobody has written"
     os.set_blocking(fd, True)
-    with open(fd) as file:
-        return file.readline()
+    return open(fd)
 
 
 def work_left(cache: Cache) -> list[str]:
@@ -260,10 +260,8 @@ def test_an_interrupted_build_ends_its_compilers_and_leaves_nothing_half(
 ) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    # As a compiler does: it runs for long and says nothing; then make prints, and finds its reader gone.
-    source(
-        archive, MAKEFILE + f"\techo compiling > {fifo}; read line < {fifo}\n\techo compiled; sleep 1000\n"
-    )
+    # As a compiler does: it runs for long and says nothing.
+    source(archive, MAKEFILE + f"\texec 3> {fifo}; echo compiling >&3; exec sleep 1000\n")
     part = folder(tmp_path, KERNEL, my_config="")
     code = f"""
         from pykvm.cache import Cache
@@ -271,14 +269,14 @@ def test_an_interrupted_build_ends_its_compilers_and_leaves_nothing_half(
         recipe.built({part!r}, Cache({cache.folder!r}))
     """
     build = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.DEVNULL)
-    assert read_line(fifo) == "compiling\n"
-    build.send_signal(how)
-    build.wait()
+    with reader_of(fifo) as compiler:
+        assert compiler.readline() == "compiling\n"
+        build.send_signal(how)
+        build.wait()
+        assert compiler.read() == ""  # it has ended
     assert cache.parts(recipe.key(part)) is None
     if how == signal.SIGINT:
         assert work_left(cache) == []
-    else:
-        fifo.write_text("go on\n")
     source(archive, version="9.9.2-1")
     assert recipe.update(part, cache) == "linux-source-9.9 9.9.2-1"
     assert work_left(cache) == []
