@@ -30,6 +30,7 @@ def running(command: list[str], *, session: bool = False, **options: Any) -> Ite
 
     ``session``: it leads one, and its own programs are ended with it. The signals of ENDING, whose handlers
     may raise, are held back until it is certain that somebody knows the process: else it would run on alone.
+    Other threads must hold them back as well: one that doesn't gets the signal, and the handler runs at once.
     It gets SIGTERM too where we are killed without a chance to say so.
     Raises FileNotFoundError where there is no such program.
     """

@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import json
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -165,7 +166,10 @@ class Lab:
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # None: no more
         self._reader = threading.Thread(target=self._listen, name="lab's console")
+        # Signals are the main thread's: one that holds them back, as a test may, would get them by this one.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._reader.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _listen(self) -> None:
         """Take what the lab prints whether somebody waits for it or not: a full pipe would hold it up."""
