@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pykvm.boot import bootsector, elf, header, multiboot, multiboot2, pvh
+from pykvm.boot import bootsector, elf, header, mb2header, multiboot, multiboot2, pvh
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ FORMATS = (
     ("elf", "ELF", elf.why_not),
     ("bootsector", "boot sector", bootsector.why_not),
 )
+
+# A disk may hold a boot loader with a header that others could start it by, as GRUB's core.img has.
+ON_DISKS = {"multiboot2": mb2header.find, "multiboot": multiboot.find}
 
 UNPACK = "unpack it first"
 FLAT = "name a kernel, or set kernel.format to flat for a binary of your own"
@@ -46,7 +49,7 @@ def detect(image: Image) -> str:
         raise image.error("is empty", "name a kernel")
     reasons = []
     for name, _, why_not in FORMATS:
-        reason = why_not(image)
+        reason = why_not(image) or _on_disk(image, name)
         if not reason:
             return name
         reasons.append(reason)
@@ -56,6 +59,16 @@ def detect(image: Image) -> str:
         raise image.error(f"looks like {what}; it is {_listed(none)}", remedy)
     told = [f"{form} ({reason})" for form, reason in zip(none, reasons, strict=True)]
     raise image.error(f"is {_listed(told)}", FLAT)
+
+
+def _on_disk(image: Image, name: str) -> str:
+    """Why the header of format ``name`` is not that of the whole ``image``; empty if it may be."""
+    find = ON_DISKS.get(name)
+    if find is None or bootsector.why_not(image) or not elf.why_not(image):
+        return ""
+    at = find(image)
+    behind = isinstance(at, int) and at >= bootsector.SECTOR
+    return f"its header lies behind a boot sector, at {at:#x}" if behind else ""
 
 
 def _stranger(start: bytes) -> tuple[str, str]:

@@ -91,18 +91,18 @@ class Header:
 
 def why_not(image: Image) -> str:
     """Why ``image`` has no Multiboot header; empty if it has one."""
-    found = _find(image)
+    found = find(image)
     return found if isinstance(found, str) else ""
 
 
-def _find(image: Image) -> int | str:
+def find(image: Image) -> int | str:
     """Where the header is, or why there is none."""
     return find_header(image, MAGIC, words=3, alignment=4, search=SEARCH)
 
 
 def read(image: Image) -> Header:
     """The header of ``image``, checked as far as it can be without its kernel. Raises InputError."""
-    at = _find(image)
+    at = find(image)
     if isinstance(at, str):
         raise image.error(f"is no Multiboot kernel: {at}")
     _, flags, _ = unpack_from("<III", image.read(at, HEADER_SIZE))

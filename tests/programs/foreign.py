@@ -96,6 +96,7 @@ IMAGES = (
     ),
     xen("multiboot"),
     xen("multiboot2"),
+    Foreign("GRUB invaders, multiboot", "grub-invaders", "boot/invaders.exec", "-*-"),  # on the screen
     Foreign("GRUB's rescue diskette", "grub-rescue-pc", FLOPPY, *GRUB),
     Foreign(
         "GRUB's rescue disk", "grub-rescue-pc", "usr/lib/grub-rescue/grub-rescue-cdrom.iso", *GRUB,

@@ -37,6 +37,23 @@ def test_a_boot_sector_is_entered_at_0_7c00_with_the_disks_number_in_dl(keys):
         assert sregs["cr0"] & 1 == 0
 
 
+@pytest.mark.parametrize("header", [(0x1BADB002, 0), (0xE85250D6, 0, 16)])
+def test_a_disk_whose_boot_loader_has_a_multiboot_header_is_a_disk(header):
+    """As GRUB's has: it is there for those who load the loader alone."""
+    end = struct.pack("<HHI", 0, 0, 8) if len(header) == 3 else b""
+    words = struct.pack(f"<{len(header) + 1}I", *header, -sum(header) & 0xFFFF_FFFF) + end
+    with loaded(SECTOR + bytes(0x980 - 512) + words.ljust(1024, b"\0")) as (_, entry):
+        assert entry.format == "bootsector"
+
+
+def test_a_multiboot_kernel_may_have_a_boot_sectors_signature():
+    flags = 1 << 16  # address fields
+    words = (0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFF_FFFF, MIB, MIB, 0, 0, MIB + 64)
+    kernel = struct.pack("<8I", *words).ljust(510, b"\x90") + b"\x55\xaa"
+    with loaded(kernel) as (_, entry):
+        assert entry.format == "multiboot"
+
+
 def test_what_follows_the_sector_lies_behind_it():
     with loaded(SECTOR + b"second") as (memory, _):
         assert memory.read(0x7E00, 6) == b"second"
