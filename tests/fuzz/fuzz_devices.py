@@ -62,6 +62,7 @@ class Rig:
         self.places: list[tuple[int, int]] = []
         self.pages: list[tuple[int, int]] = []
         self.inputs: list[Callable[[Random], object]] = []
+        self.sinks: list[FullSometimes] = []
 
     def part(self, name: str, device: Any, port: int, count: int, *, width: int = 1, offset: int = 0) -> None:
         self.devices[name] = device
@@ -101,7 +102,9 @@ def _pci(rig: Rig) -> None:
 
 
 def _serial(rig: Rig) -> None:
-    uart = Serial(Line(), FullSometimes(), patient=True)
+    sink = FullSometimes()
+    rig.sinks.append(sink)
+    uart = Serial(Line(), sink, patient=True)
     rig.part("com1", uart, 0x3F8, serialregisters.PORTS)
     rig.inputs.append(lambda rng: uart.receive(rng.randbytes(rng.randrange(40))))
     rig.inputs.append(lambda rng: uart.room())
@@ -254,6 +257,8 @@ def _drive(make: Callable[[], Rig], rng: Random) -> None:
         if step == saved_at:
             twin = make()
             twin.clock.time, twin.clock.start = rig.clock.time, rig.clock.start
+            for old, new in zip(rig.sinks, twin.sinks, strict=True):  # they are no part of the machine
+                new.taken = old.taken
             state = _plain({name: device.save() for name, device in rig.devices.items()})
             for name, device in twin.devices.items():
                 device.load(state[name])
