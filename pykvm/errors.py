@@ -81,6 +81,6 @@ def refusal(error: BaseException) -> HostError | None:
     if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
         return HostError(
             "the host lets no more threads start",
-            remedy="raise the limit that `ulimit -u` shows, or the container's on processes",
+            remedy="raise the limits that `ulimit -u` and `ulimit -v` show, or the container's on processes",
         )
     return None

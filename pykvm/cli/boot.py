@@ -10,6 +10,7 @@ from pykvm.cli.options import Parser, configuration, duration_ns, machine_option
 from pykvm.config.model import SerialConfig
 from pykvm.errors import HostError, InputError, UsageError
 from pykvm.frozen import replace
+from pykvm.libc.reserve import keep, reserve
 from pykvm.machine import report, verdict
 from pykvm.terminal.descriptor import file_of_ours
 from pykvm.terminal.open import require_writable
@@ -43,6 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     if given.report is not None:
         report.require_writable(given.report)
     boot = Boot()
+    keep()
     try:
         timeout = None if given.timeout is None else duration_ns(given.timeout)
         config = configuration(given.machine, given.changes)
@@ -54,9 +56,11 @@ def run(arguments: Sequence[str]) -> int:
             )
         cause = boot.run(config, timeout, yes=given.yes)
     except BaseException as error:
+        reserve.clear()
         boot.close()
         _write_report(given.report, boot, _cause_of(error))
         raise
+    reserve.clear()  # the machine has ended: what is left to do has it
     cause = boot.examine(cause)
     boot.close()
     if cause.status not in QUIET or cause.crash:

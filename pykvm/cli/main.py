@@ -8,6 +8,7 @@ import sys
 from pykvm.cli.ending import Signalled, raise_on_signals
 from pykvm.cli.output import show
 from pykvm.errors import HostError, PykvmError, UsageError, refusal
+from pykvm.libc.reserve import reserve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def _status(words: list[str]) -> int:
     except BrokenPipeError:
         return 128 + 13
     except Exception as error:
+        reserve.clear()
         refused = refusal(error)
         if refused is not None:
             _say(f"pykvm: {refused}")

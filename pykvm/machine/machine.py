@@ -10,6 +10,7 @@ import select
 import threading
 import time
 
+from pykvm.libc.reserve import reserve
 from pykvm.machine import verdict
 from pykvm.machine.clock import MachineClock
 from pykvm.machine.io import IoLoop
@@ -121,6 +122,7 @@ class Machine:
 
     def failed(self, error: BaseException) -> None:
         """End the machine by a fault of a thread."""
+        reserve.clear()
         self.post(verdict.fault(error))
 
     @property

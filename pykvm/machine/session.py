@@ -252,6 +252,9 @@ class Session:
         """Once a second, after a second without an exit, look whether all CPUs have halted for ever."""
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
+            if any(thread.is_lost for thread in self.machine.cpus):
+                self.machine.failed(MemoryError())
+                return now
             exits = [sum(thread.cpu.exits) for thread in self.machine.cpus]
             if exits == self._exits_seen:
                 halted: set[int] = set()

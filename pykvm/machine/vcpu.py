@@ -11,6 +11,7 @@ import signal
 import threading
 
 from pykvm.frozen import replace
+from pykvm.libc.reserve import reserve
 from pykvm.machine import verdict
 
 TYPE_CHECKING = False
@@ -67,6 +68,11 @@ class VcpuThread:
             if self._ready and self._thread.ident is not None:
                 signal.pthread_kill(self._thread.ident, KICK)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the thread ended and couldn't say so, as only where not a byte of memory is left."""
+        return self._ready and not self._thread.is_alive()
+
     def call(self, action: Callable[[Cpu], None]) -> None:
         """Have ``action`` called with the settled vCPU, on its own thread. From any thread."""
         self._calls.append(action)
@@ -83,6 +89,7 @@ class VcpuThread:
         try:
             cause = self._run()
         except BaseException as error:  # the thread's last word: the machine must hear of it
+            reserve.clear()
             cause = verdict.fault(error)
         if cause is not None:
             if cause.crash is not None:  # the post-mortem is to look at this one

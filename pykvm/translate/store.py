@@ -50,7 +50,10 @@ class Store:
         """Write what is there now, if enough of it is new; ``is_remembered``: it is in the jump cache."""
         if blocks.translated < WORTH or blocks.generation:
             return
-        content = image(blocks, self._made_by, is_remembered)
+        try:
+            content = image(blocks, self._made_by, is_remembered)
+        except MemoryError:
+            return
         if content is None:
             return
 

@@ -121,8 +121,8 @@ def test_a_limit_on_processes_is_the_hosts_and_told(somebody, threads):
         done = pykvm("boot", machine, "--timeout", "10s", before=("prlimit", f"--nproc={threads}", *somebody))
         assert done.returncode == 69
         assert done.stderr == (
-            "pykvm: the host lets no more threads start; raise the limit that `ulimit -u` shows, "
-            "or the container's on processes\n"
+            "pykvm: the host lets no more threads start; raise the limits that `ulimit -u` and "
+            "`ulimit -v` show, or the container's on processes\n"
         )
 
 

@@ -182,7 +182,7 @@ def test_too_few_open_files_are_told_as_the_hosts_limit(tmp_path):
         ),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "cannot allocate memory; free some"),
         (MemoryError(), "the host has no memory left; free some, or give the machine less"),
-        (RuntimeError("can't start new thread"), "no more threads start; raise the limit that `ulimit -u`"),
+        (RuntimeError("can't start new thread"), "no more threads start; raise the limits that `ulimit -u`"),
     ],
 )
 def test_what_the_host_refuses_is_no_fault_of_ours(monkeypatch, capsys, error, words):
