@@ -50,6 +50,25 @@ def test_a_call_makes_so_many_iterations_and_stays_at_the_instruction():
     assert machine.memory.read(TARGET + 5000, 1) == b"\0"
 
 
+@pytest.mark.parametrize(
+    "code, moved", [("f3 a4", 4096), ("f3 48 a5", 512), ("f3 aa", 4096), ("f3 66 ab", 2048)]
+)
+def test_a_call_makes_as_many_backwards(code: str, moved: int):
+    machine = strings(5000)
+    size = 4096 // moved
+    ends = {"rsi": SOURCE + 2 * PAGE - size, "rdi": TARGET + 2 * PAGE - size}
+    machine.regs |= ends | {"rflags": 2 | RFLAGS_DF, "rax": 0x2020}
+    machine.cpu.iterations = moved
+    machine.run(code)
+    assert machine.regs["rcx"] == 5000 - moved
+    assert machine.regs["rdi"] == ends["rdi"] - PAGE
+    copied = machine.memory.read(SOURCE + PAGE, PAGE)
+    assert machine.memory.read(TARGET + PAGE, PAGE) == (
+        copied if "a4" in code or "a5" in code else b" " * PAGE
+    )
+    assert machine.memory.read(TARGET, PAGE) == bytes(PAGE)
+
+
 def test_fewer_are_moved_in_a_call_where_each_is_moved_alone():
     machine = strings(5000)
     machine.cpu.iterations = 80
@@ -60,7 +79,7 @@ def test_fewer_are_moved_in_a_call_where_each_is_moved_alone():
 
 
 @pytest.mark.parametrize("code", ["f3 48 a5", "f3 a5", "f3 66 a5", "f2 a4"])
-@pytest.mark.parametrize("shift", [0, 3, -3])
+@pytest.mark.parametrize("shift", [0, 3, -3, 16, -16, 1000, -1000])
 @pytest.mark.parametrize("flags", [2, 2 | RFLAGS_DF])
 def test_at_once_or_one_by_one_comes_to_the_same(code: str, shift: int, flags: int):
     machines = strings(300), strings(300)
@@ -80,6 +99,14 @@ def test_a_copy_onto_what_is_still_to_be_read_repeats_the_first_bytes():
     machine.regs["rdi"] = SOURCE + 2
     machine.run("f3 a4")
     assert machine.memory.read(SOURCE, 102) == b"ab" * 51
+
+
+def test_backwards_it_repeats_the_last_bytes():
+    machine = strings(100)
+    machine.memory.write(SOURCE + 200, b"ab")
+    machine.regs |= {"rsi": SOURCE + 201, "rdi": SOURCE + 199, "rflags": 2 | RFLAGS_DF}
+    machine.run("f3 a4")
+    assert machine.memory.read(SOURCE + 100, 102) == b"ab" * 51
 
 
 def test_two_pages_of_one_frame_overlap_too():

@@ -55,6 +55,10 @@ class _String:
         by = -self.size * count if self.backwards else self.size * count
         self.cpu.set_reg(number, self.wide, self.cpu.reg(number, self.wide) + by & MASKS[self.wide])
 
+    def lowest(self, first: int, count: int) -> int:
+        """Where the lowest of ``count`` elements is, the first of which is at ``first``."""
+        return first - (count - 1) * self.size if self.backwards else first
+
     def load_source(self) -> int:
         return int.from_bytes(self.memory.read(self.source, self.si, self.size), "little")
 
@@ -62,19 +66,24 @@ class _String:
         return int.from_bytes(self.memory.read("es", self.di, self.size), "little")
 
     def together(self, segment: str, offset: int, count: int, access: int) -> tuple[int, int]:
-        """How many of ``count`` elements from ``offset`` may be moved at once, and where they are.
+        """How many of ``count`` elements from ``offset`` on may be moved at once, and where the first is.
 
-        Those that are in one page of memory proper, within the segment, and reached forwards.
+        Those that are in one page of memory proper and within the segment.
         """
-        if self.backwards or count < 4:
+        if count < 4:
             return 0, 0
-        first = self.memory.address(segment, offset, self.size, access)
-        count = min(count, (PAGE - first % PAGE) // self.size, (MASKS[self.wide] - offset + 1) // self.size)
+        size = self.size
+        first = self.memory.address(segment, offset, size, access)
+        room = (PAGE - first % PAGE) // size  # elements from the first to the page's end
+        if self.backwards:
+            count = min(count, first % PAGE // size + 1, offset // size + 1) if room else 0
+        else:
+            count = min(count, room, (MASKS[self.wide] - offset + 1) // size)
         user = self.cpu.cpl == 3
-        if count < 4 or (user and first % self.size):  # unaligned ones may raise #AC
+        if count < 4 or (user and first % size):  # unaligned ones may raise #AC
             return 0, 0
         try:
-            self.memory.address(segment, offset, count * self.size, access)
+            self.memory.address(segment, self.lowest(offset, count), count * size, access)
         except Fault:  # the limit lies between
             return 0, 0
         gpa = self.memory.translate(first, access, user)
@@ -90,7 +99,10 @@ def _movs(string: _String, count: int) -> int:
     if many:
         many, target = string.together("es", string.di, many, WRITE)
         length = many * string.size
-        if many and not source < target < source + length:  # each element before the next: no overlap ahead
+        source, target = string.lowest(source, many), string.lowest(target, many)
+        # Each element is written before the next is read, which must not be among those written.
+        low, high = (target, source) if string.backwards else (source, target)
+        if many and not low < high < low + length:
             memory.store(target, memory.load(source, length))
             string.advance(RSI, many)
             string.advance(RDI, many)
@@ -105,7 +117,7 @@ def _stos(string: _String, count: int) -> int:
     data = (string.cpu.regs["rax"] & MASKS[string.size]).to_bytes(string.size, "little")
     many, target = string.together("es", string.di, count, WRITE)
     if many:
-        string.memory.store(target, data * many)
+        string.memory.store(string.lowest(target, many), data * many)
     else:
         many = 1
         string.memory.write("es", string.di, data)
@@ -148,7 +160,9 @@ def _set_status(string: _String, a: int, b: int) -> None:
 
 
 def _cmps(string: _String, count: int) -> int:
-    many, source = string.together(string.source, string.si, count, READ)
+    many = source = target = 0
+    if not string.backwards:
+        many, source = string.together(string.source, string.si, count, READ)
     if many:
         many, target = string.together("es", string.di, many, READ)
     if many:
@@ -166,7 +180,7 @@ def _cmps(string: _String, count: int) -> int:
 
 def _scas(string: _String, count: int) -> int:
     wanted = string.cpu.regs["rax"] & MASKS[string.size]
-    many, target = string.together("es", string.di, count, READ)
+    many, target = (0, 0) if string.backwards else string.together("es", string.di, count, READ)
     if many:
         found = string.memory.load(target, many * string.size)
         many = _until(string, wanted.to_bytes(string.size, "little") * many, found)
