@@ -164,7 +164,7 @@ def boot(image: Foreign, folder: Path, *more: str) -> tuple[int, str]:
     if image.own_init:
         initrd = str(initramfs(folder))
     elif not image.status:
-        command += ["--set", f"expect.output={image.says}"]
+        command += ["--set", f"expect.output={image.says}", "--set", f"expect.within={LONG}s"]
     command += ["--initrd", initrd] if initrd else []
     done = subprocess.run(
         [*command, *image.arguments, *more],
