@@ -15,6 +15,7 @@ from pykvm.x86.msr import (
     IA32_TSC_AUX,
 )
 from pykvm.x86.registers import (
+    CR0_EM,
     CR0_MP,
     CR0_NE,
     CR0_TS,
@@ -79,6 +80,25 @@ def test_fwait_raises_a_pending_x87_exception_with_ne():
     assert machine.run("9b").fault is None
     machine.sregs["cr0"] |= CR0_NE
     assert machine.fault("9b") == (MF, None)
+
+
+# FNSTSW
+
+
+def test_fnstsw_gives_the_status_word_in_ax_whatever_is_pending():
+    machine = Machine("long")
+    machine.sregs["cr0"] |= CR0_NE
+    machine.regs["rax"] = 0x1234_5678_9ABC_DEF0
+    machine.cpu.area.set_component(0, (0x37E).to_bytes(2, "little") + b"\x81\x80".ljust(150, b"\0"))
+    assert machine.run("df e0").fault is None
+    assert machine.regs["rax"] == 0x1234_5678_9ABC_8081
+
+
+@pytest.mark.parametrize("bit", [CR0_EM, CR0_TS])
+def test_fnstsw_raises_nm_where_there_is_no_fpu_or_it_is_anothers(bit):
+    machine = Machine("protected")
+    machine.sregs["cr0"] |= bit
+    assert machine.fault("df e0") == (NM, None)
 
 
 # CLAC, STAC

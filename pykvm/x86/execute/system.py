@@ -15,6 +15,7 @@ from pykvm.x86.execute.privileged import time_stamp
 from pykvm.x86.msr import IA32_APERF, IA32_KERNEL_GS_BASE, IA32_MPERF, IA32_TSC_AUX
 from pykvm.x86.paging import READ, canonical
 from pykvm.x86.registers import (
+    CR0_EM,
     CR0_MP,
     CR0_NE,
     CR0_TS,
@@ -86,6 +87,13 @@ def fwait(step: Step) -> None:
         raise Fault(NM)
     if cr0 & CR0_NE and step.cpu.area.fsw & _FSW_ES:
         raise Fault(MF)
+
+
+def fnstsw(step: Step) -> None:
+    """To AX. Kernels look for an FPU so, and KVM's emulator knows only the form that stores to memory."""
+    if step.cpu.sregs["cr0"] & (CR0_EM | CR0_TS):
+        raise Fault(NM)
+    step.cpu.set_reg(RAX, 2, step.cpu.area.fsw)
 
 
 def clac(step: Step) -> None:
@@ -266,6 +274,7 @@ def _set_edx_eax(step: Step, value: int) -> None:
 
 INSTRUCTIONS = (
     ("9B", "fwait", fwait, ""),
+    ("DF E0", "fnstsw", fnstsw, ""),
     ("NP 0F 01 CA", "clac", clac, "smap"),
     ("NP 0F 01 CB", "stac", stac, "smap"),
     ("NP 0F 01 D0", "xgetbv", xgetbv, "xsave"),
