@@ -78,7 +78,7 @@ def xen(form: str) -> Foreign:
 
 
 IMAGES = (
-    linux("Linux 6.1, i386", I386, by_hand=False),
+    linux("Linux 6.1, i386", I386, "--set", "cpus=2", by_hand=False),
     linux("the same, unpacking itself", I386, "--set", "kernel.entry=protected"),
     linux("the same, by its 16-bit entry", I386, "--set", "kernel.entry=real"),
     linux("Linux 6.1, i386 with PAE", PAE),
