@@ -110,6 +110,8 @@ class Guest:
 
     def close(self) -> None:
         self.cpu.close()
+        self.memory.close()
+        self._around.close()
 
     def reset(self) -> None:
         """The CPU in its mode, with flat segments."""
