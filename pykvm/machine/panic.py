@@ -29,6 +29,7 @@ class Panic:
 
 LINUX = Panic(begins=b"Kernel panic - not syncing", ends=b"---[ end Kernel panic")  # kernel/panic.c
 XEN = Panic(begins=b"Panic on CPU ", lines=2)  # xen/drivers/char/console.c
+XEN_DOM0 = Panic(begins=b"Hardware Dom0 crashed: ")  # xen/common/shutdown.c; then it resets the machine
 BSD = Panic(begins=b"\npanic: ", sure=False)  # kern_shutdown.c, subr_prf.c
 # GNU Mach, kern/debug.c: file, line and function follow. On a serial port, CR comes behind LF too.
 MACH = Panic(begins=b"\npanic ", sure=False)
@@ -50,7 +51,7 @@ class PanicWatch:
         self._tap = tap
         self._watches: list[Watch] = []
         # Linux under Xen panics as Linux does. But what runs on Linux may print what it likes.
-        for panic in (LINUX,) if linux else (LINUX, XEN, BSD, MACH, MACH_SERIAL):
+        for panic in (LINUX,) if linux else (LINUX, XEN, XEN_DOM0, BSD, MACH, MACH_SERIAL):
             self._listen(panic, panicked if panic.sure else suspected)
             if panic.ends:
                 self._watches.append(Watch(panic.ends, lambda _: ended(), lines=1))

@@ -29,6 +29,10 @@ MARKS = "a0 0020 3c 01 74 0a b0 01 a2 0020 b0 fe e6 64 f4 90 ba 0406 b8 0034 ef 
 # Power off on a key: 1: in LSR; test DR; jz 1b; in RBR; cmp "r"; je 2f; off; 2: reset
 ASKS = "ba fd03 ec a801 74f8 ba f803 ec 3c72 7408 ba 0406 b8 0034 ef f4 b0 fe e6 64 f4"
 PRINTS = {
+    "Xen's dom0": (
+        "(XEN) Hardware Dom0 crashed: rebooting machine in 5 seconds.\n",
+        "Hardware Dom0 crashed: rebooting machine in 5 seconds.",
+    ),
     "Xen": ("(XEN) Panic on CPU 0:\n(XEN) no dom0\n(XEN) ****\n", "Panic on CPU 0: no dom0"),
     "a BSD": ("booting\npanic: init died\n", "panic: init died"),
     "Mach": ("booting\npanic kern/x.c:81: boot: none\n", "panic kern/x.c:81: boot: none"),
