@@ -266,6 +266,10 @@ further:
         int     0x16
         setz    [result]
         fact    "nokey", word [result]
+        mov     ah, 0x12                        ; Ctrl, Alt and shift keys, which nobody holds
+        int     0x16
+        and     ax, 0x0f0f
+        fact    "held", ax
         mov     ah, 5
         mov     cx, 0x1e61
         int     0x16
