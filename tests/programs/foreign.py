@@ -106,6 +106,7 @@ IMAGES = (
         "memdisk with GRUB's diskette", "syslinux-common", "usr/lib/syslinux/memdisk", *GRUB,
         initrd=("grub-rescue-pc", FLOPPY),
     ),
+    Foreign("ISOLINUX, of iPXE's image", "ipxe", "usr/lib/ipxe/ipxe.iso", "Loading ipxe.krn... ok"),
     Foreign("iPXE", "ipxe", "boot/ipxe.lkrn", "iPXE initialising devices"),
 )  # fmt: skip
 NAMES = tuple(image.name for image in IMAGES)
