@@ -13,7 +13,7 @@ from pykvm.frozen import replace
 from pykvm.libc.reserve import keep, reserve
 from pykvm.machine import report, verdict
 from pykvm.terminal.descriptor import file_of_ours
-from pykvm.terminal.open import require_writable
+from pykvm.terminal.open import is_file, require_writable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _require_apart(config: MachineConfig) -> dict[str, str]:
 
 def _is_on_disk(to: str) -> bool:
     """Whether a console prints into a file that is its own, or is to be made."""
-    if to in ("none", "terminal", "pty") or to.startswith("unix:") or file_of_ours(to) is not None:
+    if not is_file(to) or file_of_ours(to) is not None:
         return False
     return os.path.isfile(to) or not os.path.exists(to)
 

@@ -11,9 +11,14 @@ if TYPE_CHECKING:
     from pykvm.terminal.faces import Action, Loop
 
 
+def is_file(to: str) -> bool:
+    """Whether ``to`` is the path of a file, or of what stands for one."""
+    return to not in ("none", "terminal", "pty") and not to.startswith("unix:")
+
+
 def require_writable(to: str, folder: str) -> None:
     """Raise InputError where ``to`` is a file that can't be written: before a guest is fetched and built."""
-    if to not in ("none", "terminal", "pty") and not to.startswith("unix:"):
+    if is_file(to):
         from pykvm.terminal import file
 
         file.require_writable(os.path.join(folder, to))
