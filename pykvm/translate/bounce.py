@@ -12,7 +12,7 @@ from pykvm.errors import InternalError
 from pykvm.translate import context
 from pykvm.translate.context import SLOT
 from pykvm.translate.decode import FS, GS, LOCK, OPERAND, REPEAT, Undecoded, decode
-from pykvm.translate.emit import Emitter, NotTranslated, Parts
+from pykvm.translate.emit import NotingEmitter, NotTranslated, Parts
 from pykvm.translate.emit_integer import ACTIONS as INTEGER_ACTIONS
 from pykvm.translate.emit_vector import ACTIONS as VECTOR_ACTIONS
 from pykvm.translate.encode import call_slot
@@ -107,19 +107,13 @@ def _without_addresses(instruction: Instruction) -> bytes:
     return prefix + bytes.fromhex(instruction.map) + bytes((instruction.opcode,)) + modrm + immediate
 
 
-class _BounceEmitter(Emitter):
-    """Takes the buffer for every operand, and remembers its size and how it is used."""
-
-    size = 0
-    used = 0
-    count = 0
+class _BounceEmitter(NotingEmitter):
+    """Takes the buffer for every operand."""
 
     def based(self, p: Parts) -> bytes:
         return b""
 
-    def access(self, size: int, access: int) -> bytes:
-        self.size, self.used = size, access
-        self.count += 1
+    def reach(self, size: int, access: int) -> bytes:
         # lea r9, [rsp + bounce]; mov ecx, 0
         return b"\x4c\x8d\x8c\x24" + pack("<i", SLOT["bounce"]) + b"\xb9\0\0\0\0"
 

@@ -18,7 +18,7 @@ from pykvm.translate.bounce import XCHG
 from pykvm.translate.codepage import M64, USER, WIDE
 from pykvm.translate.context import CROSSING_PLACES, CROSSING_SIZES, SCRATCH, SLOT
 from pykvm.translate.decode import LOCK, Undecoded, decode
-from pykvm.translate.emit import Emitter, NotTranslated, Parts
+from pykvm.translate.emit import NotingEmitter, NotTranslated, Parts
 from pykvm.translate.emit_integer import ACTIONS as INTEGER_ACTIONS
 from pykvm.translate.emit_vector import ACTIONS as VECTOR_ACTIONS
 from pykvm.translate.encode import AND, CMP, R9, RAX, RCX, RSP, SHR, Mem, call_slot, move_number, store_number
@@ -68,7 +68,10 @@ def _bring(asm: Routines, user: int, write: int, size: int) -> None:
     """The operand at R9 to the buffer; R9 = where it lies there, RCX = 0. Flags are kept."""
     name = f"bring_{user}{write}_{size}"
     asm.entries[name] = asm.here
-    _begin(asm, size)
+    asm.pop_to(slot("block_return"))
+    asm.mov(slot("crossing_at"), R9)
+    asm.lea(R9, Mem(R9, size))
+    asm.mov(slot("crossing_end"), R9)
     asm.label(name)
     asm.mov(R9, slot("crossing_at"))
     asm.raw(asm.lookup.code(user, write, 1))
@@ -104,13 +107,6 @@ def _carry_back(asm: Routines, user: int, size: int) -> None:
     asm.jump_to(slot("block_return"))
 
 
-def _begin(asm: Routines, size: int) -> None:
-    asm.pop_to(slot("block_return"))
-    asm.mov(slot("crossing_at"), R9)
-    asm.lea(R9, Mem(R9, size))
-    asm.mov(slot("crossing_end"), R9)
-
-
 def _place(asm: Routines, reg: int) -> None:
     """``reg``, an address, to its place in the buffer, where what lies around a page's end is together."""
     asm.lea(reg, Mem(reg, 16))
@@ -129,22 +125,16 @@ def _next(asm: Routines, loop: str) -> None:
     asm.jump(loop)
 
 
-class _CrossingEmitter(Emitter):
-    """Has the operand brought to the buffer, and remembers its size and how it is used."""
-
-    size = 0
-    used = 0
-    count = 0
+class _CrossingEmitter(NotingEmitter):
+    """Has the operand brought to the buffer."""
 
     def __init__(self, lookup: Lookup, user: int, wide: bool) -> None:
         super().__init__(lookup, user, wide)
         self.may_hold = False
 
-    def access(self, size: int, access: int) -> bytes:
+    def reach(self, size: int, access: int) -> bytes:
         if size not in CROSSING_SIZES:
             raise NotTranslated
-        self.size, self.used = size, access
-        self.count += 1
         return call_slot(SLOT[f"bring_{self.user}{access >> 1}_{size}"])
 
 

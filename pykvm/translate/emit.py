@@ -361,3 +361,22 @@ class Emitter:
         if -(1 << 31) <= signed < 1 << 31:
             return out + b"\x4a\xc7\x04\x09" + pack("<i", signed) + PUSHED_8
         return out + HOST_ADDRESS + move_number(SCRATCH2, value) + b"\x49\x89\x09" + PUSHED_8
+
+
+class NotingEmitter(Emitter):
+    """For one instruction by itself: remembers how many operands in memory it has, and of the last one how
+    large it is and how it is used.
+    """
+
+    size = 0
+    used = 0
+    count = 0
+
+    def access(self, size: int, access: int) -> bytes:
+        self.size, self.used = size, access
+        self.count += 1
+        return self.reach(size, access)
+
+    def reach(self, size: int, access: int) -> bytes:
+        """In place of the lookup of ``size`` bytes at R9: RCX + R9 is where they are."""
+        raise NotTranslated
