@@ -7,6 +7,7 @@ The first exception ends a run, before it is delivered.
 from __future__ import annotations
 
 import threading
+from struct import pack
 from typing import Any
 from unittest import mock
 
@@ -63,6 +64,12 @@ class Recorder(TranslatedCpu):
     def _begin(self) -> None:
         if self.keeps:
             super()._begin()
+
+
+def repeated(code: bytes) -> bytes:
+    """``code`` as often as ECX says, and then END, of 64-bit code."""
+    loop = code + b"\xff\xc9\x0f\x85"  # dec ecx; jnz
+    return loop + pack("<i", -len(loop) - 4) + bytes((END,)) * 64
 
 
 class Guest:

@@ -7,7 +7,7 @@ from struct import pack
 from unittest import mock
 
 import pytest
-from guest import PRESENT, USER, Guest
+from guest import PRESENT, USER, Guest, repeated
 from places import CODE, DATA, END, PAGE, READ_ONLY
 
 from pykvm.x86.exceptions import DE, GP, PF, UD
@@ -16,6 +16,7 @@ RBX, RCX, RSP, RDI, R9 = 3, 1, 4, 7, 9
 TIMES = 50
 VALUE = 0x8877_6655_4433_2211
 START = bytes(range(1, 65))
+PUSH = "53"  # rbx, below RSP
 
 
 class Machine:
@@ -28,8 +29,7 @@ class Machine:
         """``code`` that often, RDI and RSP at ``at``; the vector of the end, END's by rule."""
         guest = self.guest
         guest.reset()
-        loop = code + b"\xff\xc9\x0f\x85"  # dec ecx; jnz
-        guest.put(CODE, loop + pack("<i", -len(loop) - 4) + bytes((END,)) * 64)
+        guest.put(CODE, repeated(code))
         regs = [0x1234_5678_9ABC_0000 + number for number in range(16)]
         regs[RBX], regs[RCX], regs[RDI], regs[RSP] = VALUE, times, at, at
         guest.regs, guest.flags, guest.fx = regs, 2, self._fx
@@ -79,8 +79,7 @@ def test_the_same_happens_as_within_a_page(machine, code, size):
             guest.data = bytes(4 * PAGE)
             for offset, byte in enumerate(START, at - 32):
                 guest.put(offset, bytes((byte,)))
-            stack = at + 8 if "push" in code or code.startswith("53") else at
-            assert machine.run(bytes.fromhex(code), stack) == UD
+            assert machine.run(bytes.fromhex(code), at + 8 if code.startswith(PUSH) else at) == UD
             regs = [value - at if number in (RDI, RSP) else value for number, value in enumerate(guest.regs)]
             around = guest.data[at - DATA - 64 : at - DATA + 64]
             rest = guest.data[: at - DATA - 64] + guest.data[at - DATA + 64 :]
@@ -91,8 +90,8 @@ def test_the_same_happens_as_within_a_page(machine, code, size):
 
 @pytest.mark.parametrize("code, size", INSTRUCTIONS.values(), ids=INSTRUCTIONS)
 def test_after_the_first_time_no_python_is_asked(machine, code, size):
-    stack = DATA + PAGE - size // 2
-    assert machine.run(bytes.fromhex(code), stack + 8 if code.startswith("53") else stack, 1000) == UD
+    at = DATA + PAGE - size // 2
+    assert machine.run(bytes.fromhex(code), at + 8 if code.startswith(PUSH) else at, 1000) == UD
     assert machine.slow <= 2
 
 

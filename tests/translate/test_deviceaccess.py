@@ -7,7 +7,7 @@ from struct import pack
 from unittest import mock
 
 import pytest
-from guest import PRESENT, WRITABLE, Guest
+from guest import PRESENT, WRITABLE, Guest, repeated
 from places import CODE, DATA, PAGE
 
 from pykvm.x86.exceptions import PF, UD
@@ -52,8 +52,7 @@ class Machine:
         """``code`` that often, RDI at the device's register 8, RBX with VALUE; the vector of the end."""
         guest = self.guest
         guest.reset()
-        loop = code + b"\xff\xc9\x75"  # dec ecx; jnz
-        guest.put(CODE, loop + pack("b", -len(loop) - 1) + b"\x06" * 64)
+        guest.put(CODE, repeated(code))
         regs = [0] * 16
         regs[RBX], regs[RSI], regs[RCX], regs[RDI] = VALUE, VALUE, times, DEVICE + 8
         guest.regs, guest.flags = regs, 2

@@ -17,6 +17,7 @@ from pykvm.translate.lookup import Lookup
 from pykvm.translate.translator import ACTIONS, JUMPS
 
 ROUNDS = 15
+EVERY_WAY = [(user, wide, bmi2) for user in (0, 1) for wide in (True, False) for bmi2 in (True, False)]
 
 
 def emitted(code: bytes, user: int, wide: bool, bmi2: bool) -> bytes | None:
@@ -37,27 +38,21 @@ def emitted(code: bytes, user: int, wide: bool, bmi2: bool) -> bytes | None:
 def test_every_access_is_the_contexts_or_was_looked_up(name, kind, opcode):
     for count in range(ROUNDS):
         case = make(kind, opcode, f"{name}:walls:{count}")
-        for user in (0, 1):
-            for wide in (True, False):
-                for bmi2 in (True, False):
-                    code = emitted(case.code, user, wide, bmi2)
-                    if code is not None:
-                        walls = Walls(user)
-                        assert walls.read(code) == [], f"{case.code.hex()} became {code.hex()}"
+        for user, wide, bmi2 in EVERY_WAY:
+            code = emitted(case.code, user, wide, bmi2)
+            if code is not None:
+                assert Walls(user).read(code) == [], f"{case.code.hex()} became {code.hex()}"
 
 
 @pytest.mark.parametrize("name, kind, opcode", KINDS, ids=[row[0] for row in KINDS])
 def test_an_operand_across_pages_is_reached_in_its_buffer_alone(name, kind, opcode):
     for count in range(ROUNDS):
         case = make(kind, opcode, f"{name}:crossing:{count}")
-        for user in (0, 1):
-            for wide in (True, False):
-                for bmi2 in (True, False):
-                    code = crossings.emitted(Lookup(bmi2), case.code, 0x7010_0000, user, wide)
-                    if code is not None:
-                        walls = Walls(user)
-                        assert walls.read(code) == [], f"{case.code.hex()} became {code.hex()}"
-                        assert len(code) <= crossings.ROOM
+        for user, wide, bmi2 in EVERY_WAY:
+            code = crossings.emitted(Lookup(bmi2), case.code, 0x7010_0000, user, wide)
+            if code is not None:
+                assert Walls(user).read(code) == [], f"{case.code.hex()} became {code.hex()}"
+                assert len(code) <= crossings.ROOM
 
 
 _READ_4 = Lookup().code(0, 0, 4)
