@@ -8,6 +8,9 @@ for a silent guest, who may be waiting for a key, and not while each byte brings
 A driver that was interrupted for the transmitter fills its FIFO. The first byte comes to Python, and brings
 the next interrupt; the others change nothing more (devices/serial.py, ``_load``), and are kept, too.
 
+Of several CPUs none keeps any: each has a ring of its own, and a driver that goes on on another CPU would
+have its bytes brought out of their order.
+
 LSR, IIR and MSR are answered while reading them changes nothing, and LSR while nothing was received and all
 is sent; but where somebody may be waiting for a key only while bytes are kept.
 """
@@ -123,7 +126,7 @@ class KeptBytes:
         for cpu in self._cpus:
             words = cpu.core.words
             words[W_LSR], words[W_IIR], words[W_MSR] = answers
-            if load:
+            if load and len(self._cpus) == 1:
                 waiting = (words[W_LAST] - words[W_FIRST]) % KEPT_SIZE
                 words[W_ROOM] = KEPT_SIZE if load == MANY else max(0, load - waiting)
                 words[W_PORT] = BYTE | port

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from struct import pack
+from unittest import mock
 
 import pytest
 from guest import Guest
@@ -309,3 +311,16 @@ def test_who_polls_for_a_key_is_counted(machine):
     machine.run(out(SCR, 0) + b"\xb9" + pack("<I", times) + body + pack("<b", -len(body) - 1))
     assert machine.exits[0] == times
     assert machine.uarts[COM1].receive(b"k") == 1
+
+
+def test_of_two_cpus_none_keeps_any(machine):
+    """Else a driver that begins on one and goes on on another has its bytes brought out of order."""
+    other = mock.Mock(thread=0)
+    other.core.words, other.core.raw = defaultdict(int), b""
+    machine.kept.add(other)
+    machine.streams[COM1].end()
+    machine.streams[COM1].keep()
+    machine.run(printed())
+    assert machine.sinks[COM1].got == numbers()
+    assert machine.exits[1] == ROUNDS
+    assert not other.core.words[SLOT["kept_port"] // 8]
