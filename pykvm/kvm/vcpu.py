@@ -7,7 +7,7 @@ from ctypes import get_errno
 from functools import partial
 
 from pykvm.kvm import structs
-from pykvm.kvm.abi import KVM_RUN
+from pykvm.kvm.abi import CONSTANTS, KVM_RUN
 from pykvm.kvm.descriptor import Descriptor
 from pykvm.kvm.errors import KvmError
 from pykvm.kvm.run import RunPage
@@ -156,6 +156,15 @@ class Vcpu(Descriptor):
     def set_events(self, values: Plain) -> None:
         """Load what ``events`` gave, perhaps changed."""
         self._set("KVM_SET_VCPU_EVENTS", structs.kvm_vcpu_events(), values)
+
+    def set_delivery(self, values: Plain) -> None:
+        """Of what ``events`` gave only what no other CPU can change meanwhile: what is being delivered, the
+        interrupt shadow, the mask of NMIs.
+
+        With the flags that KVM_GET_VCPU_EVENTS sets an NMI or an INIT that was sent since would be lost
+        (kvm_vcpu_ioctl_x86_set_vcpu_events in arch/x86/kvm/x86.c clears both as pending).
+        """
+        self.set_events({**values, "flags": CONSTANTS["KVM_VCPUEVENT_VALID_SHADOW"]})
 
     def lapic(self) -> bytes:
         """The local APIC's registers (1 KiB), where it is in the kernel."""

@@ -115,7 +115,7 @@ class Finisher:
         if events["interrupt"]["shadow"] != shadow or events["nmi"]["masked"] != cpu.nmi_masked:
             events["interrupt"]["shadow"] = shadow
             events["nmi"]["masked"] = int(cpu.nmi_masked)
-            vcpu.set_events(events)
+            vcpu.set_delivery(events)
 
 
 def _fetch(linear: Linear, cpu: Cpu) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pykvm.devices.bus import MemoryBus, PortBus
-from pykvm.kvm.abi import KVM_EXIT_INTERNAL_ERROR
+from pykvm.kvm.abi import CONSTANTS, KVM_EXIT_INTERNAL_ERROR
 from pykvm.kvm.system import Kvm, cpuid_table
 from pykvm.machine.kvmcpu import KvmCpu
 from pykvm.memory import GuestMemory
@@ -84,3 +84,19 @@ def test_an_instruction_that_kvm_gives_up_reaches_a_devices_registers(machine):
     assert machine.accesses == [(0x10, 2), (0x24, 4, 0x03020100), (0x28, 4, 0x07060504)]
     assert machine.vcpu.regs()["rbx"] & 0xFFFF == 5  # bits of 0x1234
     assert machine.cpu.exits[KVM_EXIT_INTERNAL_ERROR] == 2
+
+
+def test_what_another_cpu_sends_while_an_instruction_is_finished_is_not_lost():
+    with Kvm() as kvm, kvm.create_vm() as vm:
+        vm.create_irqchip()
+        with vm.create_vcpu(0), vm.create_vcpu(1) as vcpu:
+            vcpu.set_mp_state(CONSTANTS["KVM_MP_STATE_RUNNABLE"])
+            events = vcpu.events()
+            vcpu.nmi()
+            vcpu.set_delivery({**events, "nmi": {**events["nmi"], "masked": 1}})
+            assert vcpu.events()["nmi"]["pending"]
+            assert vcpu.events()["nmi"]["masked"]
+            assert vm.signal_msi(0xFEEFF000, 0x4500)  # INIT to all
+            vcpu.set_delivery(events)
+            assert not vcpu.events()["nmi"]["masked"]
+            assert vcpu.mp_state() == CONSTANTS["KVM_MP_STATE_INIT_RECEIVED"]

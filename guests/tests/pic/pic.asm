@@ -84,7 +84,6 @@ main:   say     "pic:"
         call    raise_0
         window
         out8    PIC1, 0xa0
-        call    read_rtc
         call    raise_8
         call    raise_0
         mov     dword [COUNT], 0
