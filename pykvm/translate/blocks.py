@@ -27,9 +27,24 @@ from array import array
 from bisect import bisect_right
 from struct import pack
 
-from pykvm.translate.codepage import FPU, HEAD_SIZE, IDS, PAGE, TIME, USER, WIDE, Block, CodePage
+from pykvm.translate.codepage import (
+    BASE,
+    FPU,
+    HEAD_SIZE,
+    IDS,
+    PAGE,
+    SEGMENTED,
+    SHORT,
+    STACK_32,
+    TIME,
+    USER,
+    WIDE,
+    Block,
+    CodePage,
+)
 from pykvm.translate.context import SLOT
 from pykvm.translate.emit import Emitter
+from pykvm.translate.emit_segmented import SegmentedEmitter
 from pykvm.translate.encode import call_slot
 from pykvm.translate.memory import executable
 from pykvm.translate.translator import page_check, translate
@@ -57,7 +72,12 @@ class Form:
     """What is remembered for one mode: instructions' bytes and what was made of them."""
 
     def __init__(self, lookup: Lookup, mode: int) -> None:
-        self.emitter = Emitter(lookup, mode & USER, bool(mode & WIDE))
+        self.emitter: Emitter
+        if mode & SEGMENTED:
+            short, deep = bool(mode & SHORT), bool(mode & STACK_32)
+            self.emitter = SegmentedEmitter(lookup, mode & USER, short=short, deep=deep)
+        else:
+            self.emitter = Emitter(lookup, mode & USER, bool(mode & WIDE))
         self.emitter.may_read_time = bool(mode & TIME) and lookup.bmi2
         self.memory: dict[bytes, bytes] = {}
         self.fpu = self.emitter.fpu = bool(mode & FPU)
@@ -298,6 +318,7 @@ class Blocks:
             self.view[at : at + 5] = page_check(block.page)[HEAD_SIZE : HEAD_SIZE + 5]
 
     def form(self, mode: int) -> Form:
+        mode &= (1 << BASE) - 1
         form = self._forms.get(mode)
         if form is None:
             form = self._forms[mode] = Form(self.lookup, mode)

@@ -21,6 +21,12 @@ STUB_SIZE = len(STUB)
 
 # A mode is what code depends on beyond its bytes.
 USER, WIDE, FPU, TIME = 1, 2, 4, 8
+SEGMENTED, CODE_16, STACK_32, SHORT = 16, 32, 64, 128
+"""Segments aren't flat: bases and limits are looked at (emit_segmented.py), and CS's base lies above BASE.
+CODE_16: operands and addresses have 16 bits. STACK_32: the stack pointer has 32. SHORT: CS ends at 64 KiB."""
+BASE = 8
+MOST_BASE = (1 << 24) - 1
+"""The largest base of CS: a mode has 32 bits."""
 KERNEL_64, USER_64 = WIDE | FPU | TIME, USER | WIDE | FPU | TIME
 
 
@@ -58,12 +64,12 @@ class Block:
     @property
     def start(self) -> int:
         """Its first instruction's address."""
-        return self.page.gva + self.offset
+        return self.page.gva - self.page.base + self.offset
 
     def rip(self, host: int) -> int:
         """The instruction that emitted code before ``host``, a return address, belongs to."""
         at = bisect_right(self.hosts, host - self.body - 1) - 1
-        return self.page.gva + self.offset + (self.guests[at] if at >= 0 else 0) & M64
+        return self.start + (self.guests[at] if at >= 0 else 0) & M64
 
     def jump_of(self, stub: int) -> tuple[int, int]:
         """The jump whose stub returns to ``stub``."""
@@ -74,11 +80,13 @@ class Block:
 class CodePage:
     """A page of guest code: where it is mapped, where it lies, and its blocks by their offset."""
 
-    __slots__ = ("blocks", "copy", "dead", "gpa", "gva", "id", "mode", "spilling")
+    __slots__ = ("base", "blocks", "copy", "dead", "gpa", "gva", "id", "mode", "spilling")
 
     def __init__(self, number: int, mode: int, gva: int, gpa: int) -> None:
         self.id = number
         self.mode = mode
+        self.base = mode >> BASE
+        """CS's: what is to be added to RIP for an address."""
         self.gva = gva
         self.gpa = gpa
         self.blocks: dict[int, Block] = {}

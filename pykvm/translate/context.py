@@ -85,6 +85,7 @@ SLOT |= _slots(
     "smap",  # CR4.SMAP
     "temporary",
     "temporary2",
+    *("string_rsi", "string_rdi"),
     "element",  # the logarithm of a string operation's element size
     *(f"save_{name}" for name in ("rax", "rdx", "rbx", "rsi", "rdi", "r8")),
     "saved_flags",
@@ -96,6 +97,9 @@ SLOT |= _slots(
     *("es", "ds", "fs", "gs", "cr2"),  # copies, for code that reads them
     *("star", "lstar", "syscall_mask"),
     "fast_system",  # 1: SYSCALL, SYSRET and IRET to user code may take the short way
+    "jump_key",  # what the jump cache's tags have above RIP: the mode, where it is a segmented one
+    *(f"{name}_base" for name in ("es", "cs", "ss", "ds")),  # for code whose segments aren't flat
+    *(f"{name}_{use}" for name in ("es", "cs", "ss", "ds", "fs", "gs") for use in ("read", "write")),
     *("fs_closed", "gs_closed"),  # not 0: 32-bit code may not reach all by them, see modes.py
     "bases_forbidden",  # not 0: RDFSBASE and its like are #UD
     "fast_iret",  # 1: IRET within ring 0 may
@@ -112,7 +116,7 @@ SLOT |= _slots(
     *(f"{name}_{register}" for register in range(16) for name in ("held", "unheld")),  # see emit_chase.py
 )
 MISS_SIZES = (1, 2, 4, 8, 10, 14, 16, 28, 94, 108, 512)
-SLOT |= _slots("leave_for_attention_at")
+SLOT |= _slots("leave_for_attention_at", "beyond")
 for _user in (0, 1):
     for _write in (0, 1):
         SLOT |= _slots(*(f"miss_{_user}{_write}_{size}" for size in MISS_SIZES))
@@ -196,6 +200,7 @@ REASONS = (
     "event",  # a routine asks Python to finish its work
     "bounce",  # one instruction was done on the bounce buffer
     "edge",  # an element of a repeated string instruction lies across two pages
+    "limit",  # a segment's limit or type forbids an access, or a jump
 )
 MISS, INTERPRET, CHAIN, JUMP, ATTENTION, PAGE_CHECK, STALE = range(7)
-STI, SIGNAL, PORT_OUT, PORT_IN, EVENT, BOUNCE, EDGE = range(7, 14)
+STI, SIGNAL, PORT_OUT, PORT_IN, EVENT, BOUNCE, EDGE, LIMIT = range(7, 15)

@@ -14,11 +14,11 @@ from collections import deque
 from pykvm.translate import context
 from pykvm.translate.bounce import Bounce, operand
 from pykvm.translate.breakpoints import ENABLED, STEP, Breakpoints, WatchedPorts
-from pykvm.translate.codepage import KERNEL_64, M64, PAGE, USER, USER_64, WIDE
+from pykvm.translate.codepage import KERNEL_64, M64, PAGE, SEGMENTED, USER, USER_64, WIDE
 from pykvm.translate.context import SLOT
 from pykvm.translate.crossings import Crossings
 from pykvm.translate.delivery import Delivery
-from pykvm.translate.finder import Finder
+from pykvm.translate.finder import Finder, jump_key
 from pykvm.translate.memory import ContextMemory
 from pykvm.translate.mmu import Mmu, TranslatedLinear
 from pykvm.translate.modes import INTERPRET_ONLY, present_mode
@@ -59,6 +59,7 @@ W_MODE = SLOT["mode"] // 8
 W_SIGNAL_VECTOR = SLOT["signal_vector"] // 8
 W_FAST_SYSTEM = SLOT["fast_system"] // 8
 W_ACCESS_FLAG = SLOT["access_flag"] // 8
+W_JUMP_KEY = SLOT["jump_key"] // 8
 W_CS = SLOT["cs"] // 8
 W_SYSTEM_FLAGS = SLOT["system_flags"] // 8
 W_TSC_OFFSET = SLOT["tsc_offset"] // 8
@@ -335,9 +336,11 @@ class Core:
         """Segments or control registers have changed: in which mode code runs now."""
         mode = present_mode(self.cpu)
         self.words[W_MODE] = mode
+        self.words[W_JUMP_KEY] = jump_key(mode)
         self._special = self._special_flags()
-        if mode != INTERPRET_ONLY and self._last_modes[mode & USER] != mode:
-            self._last_modes[mode & USER] = mode
+        kind = SEGMENTED if mode & SEGMENTED else mode  # whose tags have the mode
+        if mode != INTERPRET_ONLY and self._last_modes[mode & USER] != kind:
+            self._last_modes[mode & USER] = kind
             self.finder.clear_jumps((mode & USER,))
         self.follow_syscall()
 

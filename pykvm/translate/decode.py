@@ -1,8 +1,8 @@
 """From bytes to an instruction's parts, fast: what the translator needs to know of one before all else.
 
 The same maps as the interpreter's decoder (x86/execute/maps.py), turned into tables by opcode. An opcode is
-a number: the byte, and 0x100, 0x200 or 0x300 more behind 0F, 0F 38 and 0F 3A. 32- and 64-bit code; VEX,
-EVEX, XOP and 16-bit addresses are left to the interpreter.
+a number: the byte, and 0x100, 0x200 or 0x300 more behind 0F, 0F 38 and 0F 3A. VEX, EVEX and XOP are left to
+the interpreter, and in flat 32-bit code 16-bit addresses.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ _AFTER_MODRM = tuple(
         modrm < 0x40 and modrm & 7 == 4,
     )
     for modrm in range(256)
+)
+
+# The same of 16-bit addresses, where rm 6 without a displacement is one alone.
+_AFTER_MODRM_16 = tuple(
+    0 if modrm >= 0xC0 else 2 if modrm & 0xC7 == 6 else (0, 1, 2)[modrm >> 6] for modrm in range(256)
 )
 
 _Z, _V, _J, _TEST1, _TESTZ, _OFFSET = 16, 17, 18, 19, 20, 21  # sizes that depend on the rest
@@ -143,3 +148,56 @@ def decode(
         raise Undecoded
     code[q - 1]
     return q - at, byte, prefixes, rex, modrm, immediate
+
+
+def decode_segmented(code: bytes, at: int, narrow: bool) -> tuple[int, int, int, int, int, int]:
+    """The same of code whose segments aren't flat, 16-bit (``narrow``) or 32-bit.
+
+    Of the prefixes OPERAND says that operands have 16 bits, ADDRESS that addresses have, whatever the code's
+    own width is.
+    """
+    q = at
+    prefixes = 0
+    byte = code[q]
+    while byte in PREFIXES:
+        prefix = PREFIXES[byte]
+        prefixes = (prefixes & ~REPEAT if prefix & REPEAT else prefixes) | prefix
+        q += 1
+        byte = code[q]
+    if narrow:
+        prefixes ^= OPERAND | ADDRESS
+    q += 1
+    if byte == 0x0F:
+        byte = 0x100 | code[q]
+        q += 1
+        if byte == 0x138 or byte == 0x13A:
+            byte = (0x200 if byte == 0x138 else 0x300) | code[q]
+            q += 1
+    has_modrm, size = TABLE_32[byte]
+    modrm = q
+    if has_modrm:
+        value = code[q]
+        if prefixes & ADDRESS:
+            more = _AFTER_MODRM_16[value]
+        else:
+            more, sib = _AFTER_MODRM[value]
+            if sib and code[q + 1] & 7 == 5:
+                more += 4
+        q += 1 + more
+    immediate = q
+    if size < 0:
+        raise Undecoded
+    if size >= _Z:
+        if size == _OFFSET:
+            size = 2 if prefixes & ADDRESS else 4
+        elif size in (_TEST1, _TESTZ) and code[modrm] & 0x30:
+            size = 0  # of group 3 only TEST has a number
+        elif size == _TEST1:
+            size = 1
+        else:
+            size = 2 if prefixes & OPERAND else 4
+    q += size
+    if q - at > MAX_LENGTH:
+        raise Undecoded
+    code[q - 1]
+    return q - at, byte, prefixes, 0, modrm, immediate

@@ -40,7 +40,7 @@ def verbatim(e: Emitter, p: Parts) -> bytes:
 
 
 def nothing(e: Emitter, p: Parts) -> bytes:
-    if p.prefixes & LOCK:
+    if p.prefixes & LOCK or (p.opcode == 0x10D and p.value >= 0xC0):  # PREFETCHW has no form with a register
         raise NotTranslated
     return b""
 

@@ -11,11 +11,10 @@ from pykvm.errors import InternalError
 from pykvm.memory.layout import FOUR_GIB
 from pykvm.translate import context
 from pykvm.translate.bounce import FSW_ES
-from pykvm.translate.codepage import KERNEL_64, M64, PAGE, USER, WIDE
+from pykvm.translate.codepage import KERNEL_64, M64, PAGE, SEGMENTED, WIDE
 from pykvm.translate.context import SLOT
 from pykvm.translate.decode import decode
 from pykvm.translate.deviceaccess import DeviceAccesses
-from pykvm.translate.lookup import jump_index
 from pykvm.translate.ports import KEPT
 from pykvm.x86.exceptions import GP, Fault
 from pykvm.x86.paging import WRITE, canonical
@@ -61,7 +60,7 @@ class Exits:
         self.handlers = (
             *(self._on_miss, self._on_interpret, self._on_chain, self._on_jump, self._on_attention),
             *(self._on_page_check, self._on_stale, self._on_sti, self._on_signal, self._on_port_out),
-            *(self._on_port_in, self._on_event, self._on_bounce, self._on_edge),
+            *(self._on_port_in, self._on_event, self._on_bounce, self._on_edge, self._on_limit),
         )
         ports.on_change.append(self.find_latches)
         self.find_latches()
@@ -91,7 +90,8 @@ class Exits:
             words[W_RIP] = rip
             self.core.step()  # which knows the limit of the segment
             return self.finder.go()
-        access = self._accesses.find(at)
+        segmented = words[W_MODE] & SEGMENTED
+        access = None if segmented else self._accesses.find(at)
         try:
             if access is not None and (target := self._accesses.carry_out(access, gva, user)) >= 0:
                 return target
@@ -100,7 +100,7 @@ class Exits:
                     return at if in_block else self.core.crossings.again(at)
                 if write and self._write_beside_code(at, gva, user, size):
                     return at
-            elif in_block and (code := self.core.crossings.code(at)):
+            elif in_block and not segmented and (code := self.core.crossings.code(at)):
                 return code
         except Fault as fault:
             words[W_RIP] = rip
@@ -110,6 +110,9 @@ class Exits:
                 self.core.raise_fault(fault)
                 return self.finder.go()
         words[W_RIP] = rip  # what else the instruction raises may come before the page fault
+        if segmented:
+            self.core.step()
+            return self.finder.go()
         self.core.cpu.refresh()
         self._accesses.note(at, gva)
         self._in_python(at, rip, gva)
@@ -167,6 +170,12 @@ class Exits:
         cpu.iterations = before
         return self.finder.go()
 
+    def _on_limit(self) -> int:
+        """Nothing is done yet; the interpreter knows what a segment allows."""
+        self.core.words[W_RIP] = self.finder.rip_of(self.core.words[W_RETURN])
+        self.core.step()
+        return self.finder.go()
+
     def _on_chain(self) -> int:
         words, blocks = self.core.words, self.core.blocks
         stub = words[W_RETURN]
@@ -188,6 +197,8 @@ class Exits:
     def _on_jump(self) -> int:
         words = self.core.words
         rip = words[W_SCRATCH]
+        if words[W_MODE] & SEGMENTED:
+            rip &= 0xFFFF_FFFF  # above it is the mode
         words[W_RIP] = rip
         if words[W_MODE] & WIDE and not canonical(rip, self.core.cpu.sregs["cr4"]):
             self._take_back_jump()
@@ -237,8 +248,7 @@ class Exits:
         if found is None:
             return 0
         if generation == self.core.blocks.generation and words[W_RIP] == rip:
-            tag = (context.JUMP_TAG[found.page.mode & USER] >> 3) + jump_index(rip)
-            if words[tag] == -rip & M64:
+            if self.finder.is_remembered(found):
                 self.finder.remember(rip, found)
             if found.page is not block.page:
                 self.core.blocks.replace(block, found)
@@ -246,9 +256,7 @@ class Exits:
 
     def _check_second(self, block: Block, at: int) -> int:
         try:
-            second = self.finder.code_page(
-                block.page.gva + PAGE & (M64 if block.page.mode & WIDE else 0xFFFF_FFFF)
-            )
+            second = self.finder.behind(block.page)
         except Fault as fault:
             self.core.raise_fault(fault)
             return self.finder.go()

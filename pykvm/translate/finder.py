@@ -6,7 +6,7 @@ from bisect import bisect_left
 
 from pykvm.errors import InternalError
 from pykvm.translate import context
-from pykvm.translate.codepage import M64, PAGE, USER, WIDE
+from pykvm.translate.codepage import BASE, M64, PAGE, SEGMENTED, SHORT, USER, WIDE
 from pykvm.translate.context import SLOT
 from pykvm.translate.lookup import jump_index
 from pykvm.translate.modes import INTERPRET_ONLY
@@ -29,6 +29,15 @@ W_RIP = SLOT["rip"] // 8
 W_MODE = SLOT["mode"] // 8
 
 
+def jump_tag(rip: int, mode: int) -> int:
+    """The jump cache's tag of ``rip`` in ``mode``, of which those of segments tell theirs from others'."""
+    return -(rip | jump_key(mode)) & M64
+
+
+def jump_key(mode: int) -> int:
+    return mode << 32 if mode & SEGMENTED and mode != INTERPRET_ONLY else 0
+
+
 class Finder:
     """The blocks, page checks and jump cache of ``core``."""
 
@@ -37,9 +46,13 @@ class Finder:
 
     def second(self, page: CodePage) -> CodePage | None:
         try:
-            return self.code_page(page.gva + PAGE & (M64 if page.mode & WIDE else 0xFFFF_FFFF))
+            return self.behind(page)
         except Fault:
             return None
+
+    def behind(self, page: CodePage) -> CodePage | None:
+        """The page after ``page``, in the present mode. Raises the fetch's fault."""
+        return self.code_page(page.gva + PAGE - page.base & (M64 if page.mode & WIDE else 0xFFFF_FFFF))
 
     def written(self, gpa: int, size: int) -> None:
         shared = self.core.shared
@@ -56,6 +69,10 @@ class Finder:
         """The code page of ``rip`` in the present mode; None where no RAM is. Raises the fetch's fault."""
         words = self.core.words
         mode = words[W_MODE]
+        if mode & SEGMENTED:
+            if mode & SHORT and rip > 0xFFFF:
+                return None  # beyond its segment
+            rip = rip + (mode >> BASE) & 0xFFFF_FFFF
         at = rip >> 12 & 0xFFFF
         number = self.core.halves[(context.PAGE_CHECKS >> 2) + at]
         gva = rip & -PAGE
@@ -93,7 +110,7 @@ class Finder:
         if page is None:
             self.core.words[W_RIP] = rip
             return None
-        return blocks.block(page, rip & PAGE - 1, self)
+        return blocks.block(page, rip + page.base & PAGE - 1, self)
 
     def _locate_again(self) -> Block | None:
         """After an exception was delivered: the handler's first block, or None if that faults in turn."""
@@ -102,7 +119,9 @@ class Finder:
         except Fault as fault:
             self.core.raise_fault(fault)
             return None
-        return None if page is None else self.core.blocks.block(page, self.core.words[W_RIP] & PAGE - 1, self)
+        if page is None:
+            return None
+        return self.core.blocks.block(page, self.core.words[W_RIP] + page.base & PAGE - 1, self)
 
     def clear_jumps(self, which: Sequence[int] = (0, 1)) -> None:
         for user in which:
@@ -113,12 +132,12 @@ class Finder:
     def remember(self, rip: int, block: Block) -> None:
         """Put ``block`` into the jump cache."""
         user, at = block.page.mode & USER, jump_index(rip)
-        self.core.words[(context.JUMP_TAG[user] >> 3) + at] = -rip & M64
+        self.core.words[(context.JUMP_TAG[user] >> 3) + at] = jump_tag(rip, block.page.mode)
         self.core.words[(context.JUMP_HOST[user] >> 3) + at] = block.entry
 
     def is_remembered(self, block: Block) -> bool:
-        tag = (context.JUMP_TAG[block.page.mode & USER] >> 3) + jump_index(block.start & M64)
-        return self.core.words[tag] == -block.start & M64
+        rip, mode = block.start & M64, block.page.mode
+        return self.core.words[(context.JUMP_TAG[mode & USER] >> 3) + jump_index(rip)] == jump_tag(rip, mode)
 
     def rip_of(self, host: int) -> int:
         """The instruction to which a return address in emitted code belongs."""

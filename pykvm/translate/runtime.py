@@ -62,7 +62,7 @@ def _exits(asm: Routines) -> None:
     """What leads from a slot straight to Python."""
     for name, reason in (
         *(("chain", "chain"), ("jump_miss", "jump"), ("leave_for_attention", "attention")),
-        *(("stale", "stale"), ("interpret", "interpret"), ("sti", "sti")),
+        *(("stale", "stale"), ("interpret", "interpret"), ("sti", "sti"), ("beyond", "limit")),
         ("do_bounce", "bounce"),
     ):
         asm.entries[name] = asm.address(f"exit-{reason}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 
 from pykvm.translate.context import REGISTER_SLOT, SLOT
-from pykvm.translate.modes import is_open
+from pykvm.translate.modes import is_open, room
 from pykvm.translate.routines import ARITHMETIC, SYSTEM
 from pykvm.x86.execute.cpu import Cpu
 from pykvm.x86.registers import (
@@ -170,6 +170,12 @@ class ContextCpu(Cpu):
         for name in ("ss", "es", "ds", "fs", "gs"):
             words[SLOT[name] // 8] = sregs[name]["selector"]
         words[SLOT["cr2"] // 8] = sregs["cr2"]
+        if not sregs["cs"]["l"]:
+            for name in ("es", "cs", "ss", "ds", "fs", "gs"):
+                segment = sregs[name]
+                words[SLOT[f"{name}_base"] // 8] = segment["base"]
+                words[SLOT[f"{name}_read"] // 8] = room(segment, write=False)
+                words[SLOT[f"{name}_write"] // 8] = room(segment, write=True)
         task = sregs["tr"]
         words[SLOT["tr_base"] // 8] = task["base"]
         words[SLOT["tr_limit"] // 8] = task["limit"] if task["type"] in (TSS32_AVAILABLE, TSS32_BUSY) else 0

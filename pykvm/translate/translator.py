@@ -5,11 +5,23 @@ from __future__ import annotations
 from array import array
 from struct import pack
 
-from pykvm.translate import emit_chase, emit_integer, emit_system, emit_vector
-from pykvm.translate.codepage import CHECK_SIZE, HEAD_SIZE, M64, PAGE, STUB, STUB_SIZE, WIDE, Block
+from pykvm.translate import emit_chase, emit_integer, emit_segmented, emit_system, emit_vector
+from pykvm.translate.codepage import (
+    CHECK_SIZE,
+    CODE_16,
+    HEAD_SIZE,
+    M64,
+    PAGE,
+    SEGMENTED,
+    SHORT,
+    STUB,
+    STUB_SIZE,
+    WIDE,
+    Block,
+)
 from pykvm.translate.context import PAGE_CHECKS, SLOT
 from pykvm.translate.control import JUMPS
-from pykvm.translate.decode import FS, GS, Undecoded, decode
+from pykvm.translate.decode import FS, GS, Undecoded, decode, decode_segmented
 from pykvm.translate.emit import NotTranslated, Parts
 from pykvm.translate.emit_system import leave_if_pending
 from pykvm.translate.encode import call_slot, store_number
@@ -70,10 +82,16 @@ def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Bl
     blocks.watch(page)
     form = blocks.form(page.mode)
     emitter, memory, wide = form.emitter, form.memory, bool(page.mode & WIDE)
-    gva, known = page.gva, page.blocks
+    gva, known = page.gva - page.base, page.blocks  # the page's address as RIP has it
+    segmented = page.mode & SEGMENTED
+    second_width = bool(page.mode & CODE_16) if segmented else wide
+    take_apart = decode_segmented if segmented else decode
+    actions, jump_actions = (emit_segmented.ACTIONS, emit_segmented.JUMPS) if segmented else (ACTIONS, JUMPS)
     code = bytes(blocks.source(page.gpa)[offset : offset + LONGEST * LONGEST_INSTRUCTION])
-    room = PAGE - offset
     mask = M64 if wide else 0xFFFF_FFFF
+    top = 0xFFFF if page.mode & SHORT else mask
+    limit = top + 1 - (gva + offset) if page.mode & SHORT else 2 * PAGE  # bytes to the segment's end
+    room = min(PAGE - offset, limit)
     block = Block(page, offset, blocks.base + blocks.used + HEAD_SIZE + CHECK_SIZE)
     parts = [page_check(page)]
     jumps: list[tuple[int, int]] = []
@@ -92,13 +110,15 @@ def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Bl
         for length in LENGTHS:
             key = code[at : at + length]
             piece = memory.get(key)
-            if piece is not None:
+            if piece is not None and at + len(key) <= limit:
                 at += len(key)
                 break
         else:
             rip = gva + offset + at
             try:
-                length, opcode, prefixes, rex, modrm, immediate = decode(code, at, wide)
+                length, opcode, prefixes, rex, modrm, immediate = take_apart(code, at, second_width)
+                if at + length > limit:
+                    raise Undecoded  # #GP
             except Undecoded:
                 piece, length, ends = _leave(rip & mask), 1, True
             except IndexError:  # it goes on in the next page
@@ -116,7 +136,7 @@ def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Bl
             else:
                 key = code[at : at + length]
                 p = Parts(key, opcode, prefixes, rex, modrm - at, immediate - at, rip + length)
-                jump = JUMPS.get(opcode)
+                jump = jump_actions.get(opcode)
                 try:
                     if jump is not None:
                         plain = False
@@ -128,7 +148,7 @@ def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Bl
                             piece = _NOTHING[distance] + piece
                             jumps += [(start + distance + place, target) for place, target in targets]
                     else:
-                        action = ACTIONS[opcode]
+                        action = actions[opcode]
                         if action is None or (
                             not form.fpu and opcode in emit_vector.ACTIONS and opcode != 0x1AE
                         ):
@@ -159,7 +179,7 @@ def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Bl
             add(piece)
             size += len(piece)
         after = gva + offset + at & mask
-        if after >= gva:
+        if gva <= after <= top:
             piece = _NOTHING[_BEFORE_ONE[size + 1 & 7]] + _JUMP
             jumps.append((size + len(piece) - 4, after))
         else:  # past the end of all addresses is back, where something may wait
@@ -179,12 +199,13 @@ def _finish(
 ) -> None:
     """Let direct jumps go to their target where it is known, else to their stubs."""
     page, body = block.page, block.body
+    first = page.gva - page.base
     distances = []
     if jumps:
         block.places = array("H", [place for place, _ in jumps])
         block.targets = array("Q", [target for _, target in jumps])
     for place, target in jumps:
-        known = page.blocks.get(target & PAGE - 1) if target & -PAGE == page.gva else None
+        known = page.blocks.get(target - first) if first <= target < first + PAGE else None
         distances.append((place, (size if known is None else known.body - body) - place - 4))
         parts.append(STUB)
         size += STUB_SIZE

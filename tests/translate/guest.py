@@ -232,14 +232,16 @@ class Guest:
             return stopped.fault
         return None
 
-    def interpret(self, start: int) -> Fault | None:
+    def interpret(self, start: int, *, most: int = 1_000_000) -> Fault | None:
         """By the interpreter alone, one instruction at ``start``; None where it raises nothing."""
         regs = self.cpu.core.cpu.regs
         regs["rip"] = start
         self.cpu.core.cpu.refresh()
         try:
-            while regs["rip"] == start:  # a repeated one takes several steps
+            for _ in range(most):
                 self.cpu.core.step()
+                if regs["rip"] != start:  # a repeated one takes several steps
+                    break
         except Stopped as stopped:
             return stopped.fault
         return None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from random import Random
 from struct import pack
 
 import pytest
 from compare import KINDS, make
+from test_segmented_code import OPCODES, instruction
 from walls import Walls
 
-from pykvm.translate import crossings
+from pykvm.translate import crossings, emit_segmented
 from pykvm.translate.context import SLOT, TLB_ADDEND
-from pykvm.translate.decode import Undecoded, decode
+from pykvm.translate.decode import Undecoded, decode, decode_segmented
 from pykvm.translate.emit import Emitter, NotTranslated, Parts
+from pykvm.translate.emit_segmented import SegmentedEmitter
 from pykvm.translate.encode import call_slot, store_slot
 from pykvm.translate.lookup import Lookup
 from pykvm.translate.translator import ACTIONS, JUMPS
@@ -53,6 +56,27 @@ def test_an_operand_across_pages_is_reached_in_its_buffer_alone(name, kind, opco
             if code is not None:
                 assert Walls(user).read(code) == [], f"{case.code.hex()} became {code.hex()}"
                 assert len(code) <= crossings.ROOM
+
+
+@pytest.mark.parametrize("deep", [True, False], ids=["32-bit stack", "16-bit stack"])
+@pytest.mark.parametrize("narrow", [True, False], ids=["16-bit", "32-bit"])
+def test_every_access_by_a_segment_is_the_contexts_or_was_looked_up(narrow, deep):
+    rng = Random(f"{narrow} {deep}")
+    seen = 0
+    for opcode in OPCODES * 20:
+        code = instruction(rng, opcode, narrow)
+        length, opcode, prefixes, rex, modrm, immediate = decode_segmented(code, 0, narrow)
+        parts = Parts(code, opcode, prefixes, rex, modrm, immediate, 0x1000 + length)
+        for user, bmi2 in ((0, True), (1, True), (0, False), (1, False)):
+            emitter = SegmentedEmitter(Lookup(bmi2), user, short=narrow, deep=deep)
+            jump, action = emit_segmented.JUMPS.get(opcode), emit_segmented.ACTIONS[opcode]
+            try:
+                made = jump(emitter, parts, 0xFFFF_FFFF)[0] if jump else action(emitter, parts)
+            except NotTranslated:
+                continue
+            assert Walls(user).read(made) == [], f"{code.hex()} became {made.hex()}"
+            seen += 1
+    assert seen > 20 * len(OPCODES)
 
 
 _READ_4 = Lookup().code(0, 0, 4)

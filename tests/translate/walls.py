@@ -35,7 +35,7 @@ _FORBIDDEN = frozenset(
     )
 )
 _NO_ACCESS = frozenset(("lea", "nop"))
-_READS = frozenset(("test", "roundss", "roundsd", "fldenv", "frstor", "fxrstor", "fxrstor64"))
+_READS = frozenset(("test", "cmpsd", "roundss", "roundsd", "fldenv", "frstor", "fxrstor", "fxrstor64"))
 # Where Capstone tells no size or a wrong one.
 _SIZES = {
     **dict.fromkeys(("fxsave", "fxsave64", "fxrstor", "fxrstor64"), 512),
@@ -89,6 +89,7 @@ class Walls:
         self.accesses = 0
         self.pair: Found | None = None  # RCX + R9
         self.kept: dict[int, tuple[Found, int]] = {}  # context slots that hold an addend, and whose
+        self.hosts_kept: dict[int, Found] = {}  # context slots that hold a host address
         self.addend_of = 0  # the register whose value R9 was when RCX was found
         self.copy = 0  # the register that R9 is a copy of
         self.sum: tuple[int, int] | None = None  # the register and displacement whose sum R9 is
@@ -257,11 +258,19 @@ class Walls:
             self._tag = tag
             return
         if name == "mov" and memory is not None and memory.base == RSP and ops[1].type == x86.X86_OP_REG:
+            self.kept.pop(memory.disp, None)
+            self.hosts_kept.pop(memory.disp, None)
             if ops[1].reg == RCX and self.pair is not None:
                 self.kept[memory.disp] = (self.pair, self.addend_of)
-            else:
-                self.kept.pop(memory.disp, None)
+            elif ops[1].reg in self.hosts and ops[1].size == 8:
+                self.hosts_kept[memory.disp] = self.hosts[ops[1].reg]
             return
+        if name == "mov" and memory is not None and memory.base == RSP and not memory.index:
+            host = self.hosts_kept.get(memory.disp) if ops[0].reg in (RSI, RDI) else None
+            if host is not None:
+                self._set(ops[0].reg)
+                self.hosts[ops[0].reg] = host
+                return
         if name == "lea" and memory is not None:
             self._lea(ops[0].reg, memory)
             return
