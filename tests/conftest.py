@@ -29,7 +29,7 @@ KVM, LAB, INSIDE = TESTS / "kvm", TESTS / "lab", TESTS / "lab" / "inside"
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pykvm")
     group.addoption("--lab", action="store_true", help="run the tests of KVM in the lab too")
-    group.addoption("--lab-seconds", type=int, default=2400, metavar="N", help="the lab's time limit (2400)")
+    group.addoption("--lab-seconds", type=int, default=4200, metavar="N", help="the lab's time limit (4200)")
     group.addoption("--inside", metavar="FILE", help="this is the lab: write pytest's reports to FILE")
 
 

@@ -292,7 +292,9 @@ further:
         cmp     dx, bx
         je      .tick
         sub     dx, bx
-        fact    "ticks", dx
+        cmp     dx, 0x100                       ; one, or a few where the host was busy
+        setb    [result]
+        fact    "ticks", word [result]
         mov     ah, 2
         int     0x1a
         carry   "clock"
