@@ -8,7 +8,7 @@ runtime                the routines that emitted code calls: the way in and out;
 decode, operands       guest bytes to an instruction's parts, as fast as Python can
 lookup                 the check before each access to guest memory, and before each indirect jump
 emit, emit_*           the host's instructions for one of the guest's; control for jumps; emit_segmented
-                       for code whose segments aren't flat
+                       and control_segmented for code whose segments aren't flat
 translator             from a block's bytes to its code
 codepage, blocks       blocks, the pages they come from, their links and their end
 saved, store           translations kept on disk

@@ -33,6 +33,7 @@ from pykvm.translate.codepage import (
     HEAD_SIZE,
     IDS,
     PAGE,
+    REAL,
     SEGMENTED,
     SHORT,
     STACK_32,
@@ -75,7 +76,8 @@ class Form:
         self.emitter: Emitter
         if mode & SEGMENTED:
             short, deep = bool(mode & SHORT), bool(mode & STACK_32)
-            self.emitter = SegmentedEmitter(lookup, mode & USER, short=short, deep=deep)
+            real = bool(mode & REAL)
+            self.emitter = SegmentedEmitter(lookup, mode & USER, short=short, deep=deep, real=real)
         else:
             self.emitter = Emitter(lookup, mode & USER, bool(mode & WIDE))
         self.emitter.may_read_time = bool(mode & TIME) and lookup.bmi2

@@ -21,12 +21,11 @@ STUB_SIZE = len(STUB)
 
 # A mode is what code depends on beyond its bytes.
 USER, WIDE, FPU, TIME = 1, 2, 4, 8
-SEGMENTED, CODE_16, STACK_32, SHORT = 16, 32, 64, 128
+SEGMENTED, CODE_16, STACK_32, SHORT, REAL = 16, 32, 64, 128, 256
 """Segments aren't flat: bases and limits are looked at (emit_segmented.py), and CS's base lies above BASE.
-CODE_16: operands and addresses have 16 bits. STACK_32: the stack pointer has 32. SHORT: CS ends at 64 KiB."""
-BASE = 8
-MOST_BASE = (1 << 24) - 1
-"""The largest base of CS: a mode has 32 bits."""
+CODE_16: operands and addresses have 16 bits. STACK_32: the stack pointer has 32. SHORT: CS ends at 64 KiB.
+REAL: real mode, in which emitted code loads segment registers."""
+BASE = 9
 KERNEL_64, USER_64 = WIDE | FPU | TIME, USER | WIDE | FPU | TIME
 
 

@@ -14,11 +14,11 @@ from collections import deque
 from pykvm.translate import context
 from pykvm.translate.bounce import Bounce, operand
 from pykvm.translate.breakpoints import ENABLED, STEP, Breakpoints, WatchedPorts
-from pykvm.translate.codepage import KERNEL_64, M64, PAGE, SEGMENTED, USER, USER_64, WIDE
+from pykvm.translate.codepage import KERNEL_64, M64, PAGE, USER, USER_64, WIDE
 from pykvm.translate.context import SLOT
 from pykvm.translate.crossings import Crossings
 from pykvm.translate.delivery import Delivery
-from pykvm.translate.finder import Finder, jump_key
+from pykvm.translate.finder import Finder, jump_key, jump_kind
 from pykvm.translate.memory import ContextMemory
 from pykvm.translate.mmu import Mmu, TranslatedLinear
 from pykvm.translate.modes import INTERPRET_ONLY, present_mode
@@ -338,7 +338,7 @@ class Core:
         self.words[W_MODE] = mode
         self.words[W_JUMP_KEY] = jump_key(mode)
         self._special = self._special_flags()
-        kind = SEGMENTED if mode & SEGMENTED else mode  # whose tags have the mode
+        kind = jump_kind(mode)
         if mode != INTERPRET_ONLY and self._last_modes[mode & USER] != kind:
             self._last_modes[mode & USER] = kind
             self.finder.clear_jumps((mode & USER,))

@@ -5,8 +5,9 @@ the segment, its room and its base: room is 0 less what fits in, so that the off
 and it are below 0 where the segment allows the access. Else the interpreter does the instruction, and raises
 what there is to raise. Flags stay: ``not`` and ``bswap`` bring the sign down to a register's low byte.
 
-Segment registers are loaded by the interpreter, which brings the context up to date (state.py). The base of
-CS is part of the mode (modes.py): RIP is what the guest sees, and the jump cache's tags have the mode too.
+Segment registers are loaded by the interpreter, which brings the context up to date (state.py); in real mode
+also by emitted code, all but CS and SS. The base of CS is part of the mode (modes.py): RIP is what the guest
+sees, and the jump cache's tags have the mode too.
 """
 
 from __future__ import annotations
@@ -15,38 +16,37 @@ from struct import pack, unpack_from
 
 from pykvm.translate import emit_integer, emit_system
 from pykvm.translate.context import HOST_REGISTER, SCRATCH, SCRATCH2, SLOT
-from pykvm.translate.control import JUMPS as FLAT_JUMPS
 from pykvm.translate.decode import ADDRESS, F2, FS, GS, LOCK, OPERAND, OTHER, REPEAT
 from pykvm.translate.emit import HOST_ADDRESS, Emitter, NotTranslated, Parts
 from pykvm.translate.encode import call_slot, lea, load_slot, move_number, register_register, store_slot
-from pykvm.translate.lookup import CHECK_ATTENTION
 from pykvm.translate.operands import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pykvm.translate.control import Action as JumpAction
-    from pykvm.translate.control import Jump
     from pykvm.translate.emit import Action
     from pykvm.translate.lookup import Lookup
 
 ES, CS, SS, DS = "es", "cs", "ss", "ds"
 OVERRIDE = {0x26: ES, 0x2E: CS, 0x36: SS, 0x3E: DS, 0x64: "fs", 0x65: "gs"}
+NAMES = (ES, CS, SS, DS, "fs", "gs")
 RBX, RBP, RSI, RDI = 3, 5, 6, 7
 NARROW = ((RBX, RSI), (RBX, RDI), (RBP, RSI), (RBP, RDI), (RSI, -1), (RDI, -1), (RBP, -1), (RBX, -1))
 """What a 16-bit address is made of, by rm (Intel SDM vol. 2 table 2-1)."""
 CUT = b"\x45\x0f\xb7\xc9"  # movzx r9d, r9w
 CUT_COUNT = b"\x41\x0f\xb7\xca"  # movzx ecx, r10w
+FOUND_WORD = b"\x42\x0f\xb7\x0c\x09"  # movzx ecx, word [rcx + r9]
 _BEYOND = call_slot(SLOT["beyond"])
 # not rcx; bswap rcx; movzx ecx, cl: 0 where RCX was below 0; jecxz
 _UNLESS_BELOW = bytes.fromhex("48f7d1 480fc9 0fb6c9 67e3") + bytes((len(_BEYOND),)) + _BEYOND
-_TARGET_IN_CODE = b"\x49\x8d\x89" + pack("<i", -0x10000) + _UNLESS_BELOW  # lea rcx, [r9 - 10000h]
+TARGET_IN_CODE = b"\x49\x8d\x89" + pack("<i", -0x10000) + _UNLESS_BELOW  # lea rcx, [r9 - 10000h]
 
 
 class SegmentedEmitter(Emitter):
-    """``short``: CS ends at 64 KiB. ``deep``: the stack pointer has 32 bits."""
+    """``short``: CS ends at 64 KiB. ``deep``: the stack pointer has 32 bits. ``real``: it is real mode."""
 
-    def __init__(self, lookup: Lookup, user: int, *, short: bool, deep: bool) -> None:
+    def __init__(self, lookup: Lookup, user: int, *, short: bool, deep: bool, real: bool = False) -> None:
         super().__init__(lookup, user, False)
+        self.real = real
         self.short = short
         self.deep = deep
         self.fpu = False
@@ -107,8 +107,13 @@ class SegmentedEmitter(Emitter):
             return b"\x45\x8d\x9b" + pack("<i", by)  # lea r11d, [r11 + by]
         return b"\x41\x8d\x8b" + pack("<i", by) + b"\x66\x41\x89\xcb"  # lea ecx, [r11 + by]; mov r11w, cx
 
+    def push_number(self, value: int, size: int) -> bytes:
+        number = pack("<I", value & 0xFFFF_FFFF)[:size]
+        stored = (b"\x66" if size == 2 else b"") + b"\x42\xc7\x04\x09" + number
+        return self.top(size, WRITE, size) + stored + self.move_stack(-size)
+
     def push(self, register: int) -> bytes:
-        raise NotTranslated  # which size, only the instruction knows: see _push
+        raise NotTranslated  # in which size, the instruction says
 
     def push_value(self, value: int) -> bytes:
         raise NotTranslated
@@ -128,11 +133,7 @@ def _narrow(p: Parts) -> tuple[int, int, int]:
     return base, index, displacement
 
 
-def _size(p: Parts) -> int:
-    return 2 if p.prefixes & OPERAND else 4
-
-
-def _of(e: Emitter, p: Parts) -> SegmentedEmitter:
+def unlocked(e: Emitter, p: Parts) -> SegmentedEmitter:
     assert isinstance(e, SegmentedEmitter)
     if p.prefixes & LOCK:
         raise NotTranslated
@@ -148,12 +149,6 @@ def _register(opcode: int, register: int, size: int) -> bytes:
     )  # [rcx + r9]
 
 
-def _push_number(e: SegmentedEmitter, value: int, size: int) -> bytes:
-    number = pack("<I", value & 0xFFFF_FFFF)[:size]
-    stored = (b"\x66" if size == 2 else b"") + b"\x42\xc7\x04\x09" + number
-    return e.top(size, WRITE, size) + stored + e.move_stack(-size)
-
-
 # Instructions
 
 
@@ -166,7 +161,7 @@ def verbatim(e: Emitter, p: Parts) -> bytes:
 
 def load_address(e: Emitter, p: Parts) -> bytes:
     """LEA."""
-    e = _of(e, p)
+    e = unlocked(e, p)
     if p.value >= 0xC0:
         raise NotTranslated
     host = HOST_REGISTER[p.reg]
@@ -177,8 +172,8 @@ def load_address(e: Emitter, p: Parts) -> bytes:
 
 def move_offset(e: Emitter, p: Parts) -> bytes:
     """A0 to A3: MOV of AL, AX and EAX from and to an address."""
-    e = _of(e, p)
-    size = 1 if not p.opcode & 1 else _size(p)
+    e = unlocked(e, p)
+    size = 1 if not p.opcode & 1 else e.operand_size(p)
     address = p.code[p.immediate : p.immediate + (2 if p.prefixes & ADDRESS else 4)]
     e.segment = e.named(p) or DS
     writes = p.opcode & 2
@@ -190,39 +185,73 @@ def move_offset(e: Emitter, p: Parts) -> bytes:
 
 
 def push_register(e: Emitter, p: Parts) -> bytes:
-    e, size = _of(e, p), _size(p)
+    e = unlocked(e, p)
+    size = e.operand_size(p)
     return e.top(size, WRITE, size) + _register(0x89, p.low_register, size) + e.move_stack(-size)
 
 
 def pop_register(e: Emitter, p: Parts) -> bytes:
-    e, size = _of(e, p), _size(p)
+    e = unlocked(e, p)
+    size = e.operand_size(p)
     moved = b"" if p.low_register == 4 else e.move_stack(size)
     return e.top(size, READ) + _register(0x8B, p.low_register, size) + moved
 
 
 def push_number(e: Emitter, p: Parts) -> bytes:
-    e, size = _of(e, p), _size(p)
-    return _push_number(e, p.signed(1 if p.opcode == 0x6A else size), size)
+    e = unlocked(e, p)
+    size = e.operand_size(p)
+    return e.push_number(p.signed(1 if p.opcode == 0x6A else size), size)
 
 
 def push_segment(e: Emitter, p: Parts) -> bytes:
     """06, 0E, 16, 1E, 0F A0, 0F A8: of 4 bytes processors write 2 (SDM vol. 2, PUSH); so the interpreter."""
-    e = _of(e, p)
+    e = unlocked(e, p)
     if not p.prefixes & OPERAND:
         raise NotTranslated
-    name = ("es", "cs", "ss", "ds", "fs", "gs")[p.opcode >> 3 & 7]
-    stored = HOST_ADDRESS + load_slot(SCRATCH2, SLOT[name]) + b"\x66\x41\x89\x09"  # mov [r9], cx
+    stored = (
+        HOST_ADDRESS + load_slot(SCRATCH2, SLOT[NAMES[p.opcode >> 3 & 7]]) + b"\x66\x41\x89\x09"
+    )  # mov [r9], cx
     return e.top(2, WRITE, 2) + stored + e.move_stack(-2)
+
+
+def load_segment(e: Emitter, p: Parts) -> bytes:
+    """8E in real mode: MOV to ES, DS, FS and GS."""
+    e = unlocked(e, p)
+    if p.digit not in (0, 3, 4, 5):
+        raise NotTranslated  # SS holds interrupts back; CS is #UD
+    if p.value < 0xC0:
+        return e.address(p) + e.access(2, READ) + FOUND_WORD + _load(e, NAMES[p.digit])
+    host = HOST_REGISTER[p.rm]
+    assert host is not None
+    return bytes((0x40 | host >> 3, 0x0F, 0xB7, 0xC8 | host & 7)) + _load(e, NAMES[p.digit])  # movzx ecx, ...
+
+
+def pop_segment(e: Emitter, p: Parts) -> bytes:
+    """07, 1F, 0F A1, 0F A9 in real mode."""
+    e = unlocked(e, p)
+    size = e.operand_size(p)
+    if size != 2:
+        raise NotTranslated
+    return e.top(2, READ) + FOUND_WORD + _load(e, NAMES[p.opcode >> 3 & 7]) + e.move_stack(2)
+
+
+def _load(e: SegmentedEmitter, name: str) -> bytes:
+    """The segment register ``name`` is ECX: its limit and rights stay."""
+    if not e.real:
+        raise NotTranslated
+    by_16 = b"\x48\x8d\x0c\xcd\0\0\0\0\x48\x8d\x0c\x09"  # lea rcx, [rcx * 8]; lea rcx, [rcx + rcx]
+    return store_slot(SCRATCH2, SLOT[name]) + by_16 + store_slot(SCRATCH2, SLOT[f"{name}_base"])
 
 
 def group5(e: Emitter, p: Parts) -> bytes:
     """FF: inc, dec and push."""
     if p.digit != 6:
         return e.integer(p)
-    e, size = _of(e, p), _size(p)
+    e = unlocked(e, p)
+    size = e.operand_size(p)
     if p.value >= 0xC0:
         return e.top(size, WRITE, size) + _register(0x89, p.rm, size) + e.move_stack(-size)
-    found = b"\x42\x0f\xb7\x0c\x09" if size == 2 else b"\x42\x8b\x0c\x09"  # to ECX
+    found = FOUND_WORD if size == 2 else b"\x42\x8b\x0c\x09"  # to ECX
     out = e.address(p) + e.access(size, READ) + found + store_slot(SCRATCH2, SLOT["temporary"])
     out += e.top(size, WRITE, size) + HOST_ADDRESS + load_slot(SCRATCH2, SLOT["temporary"])
     return out + (b"\x66" if size == 2 else b"") + b"\x41\x89\x09" + e.move_stack(-size)
@@ -237,9 +266,9 @@ def bit_test(e: Emitter, p: Parts) -> bytes:
 
 def string(e: Emitter, p: Parts) -> bytes:
     """MOVS, STOS, LODS, CMPS, SCAS: once, or repeated by a loop."""
-    e = _of(e, p)
+    e = unlocked(e, p)
     kind = p.opcode & ~1
-    size = 1 if not p.opcode & 1 else _size(p)
+    size = 1 if not p.opcode & 1 else e.operand_size(p)
     host = (b"\x66" if size == 2 else b"") + bytes((p.opcode,))
     once = _once(e, p, kind, size, host)
     if not p.prefixes & REPEAT:
@@ -295,103 +324,6 @@ def _advance(register: int, began: str, before: str, *, narrow: bool) -> bytes:
     return out + b"\x66" + register_register(0x89, 0, SCRATCH2, register)
 
 
-# Jumps
-
-
-def _target(e: SegmentedEmitter, p: Parts, size: int) -> tuple[int, bool]:
-    """Where a direct jump goes, and whether that is back."""
-    mask = 0xFFFF if p.prefixes & OPERAND else 0xFFFF_FFFF
-    target = p.after + p.signed(size) & mask
-    top = 0xFFFF if e.short else 0xFFFF_FFFF
-    if target > top or p.after > top:
-        raise NotTranslated  # #GP
-    return target, target < p.after
-
-
-def _conditional(e: Emitter, p: Parts, mask: int) -> Jump:
-    target, back = _target(_of(e, p), p, 1 if p.opcode < 0x100 else _size(p))
-    code = (CHECK_ATTENTION if back else b"") + bytes((0x0F, 0x80 | p.opcode & 15)) + b"\0\0\0\0"
-    if back:
-        code += b"\xe9\0\0\0\0"
-        return code, ((len(code) - 9, target), (len(code) - 4, p.after)), True
-    return code, ((len(code) - 4, target),), False
-
-
-def _jump(e: Emitter, p: Parts, mask: int) -> Jump:
-    target, back = _target(_of(e, p), p, 1 if p.opcode == 0xEB else _size(p))
-    code = (CHECK_ATTENTION if back else b"") + b"\xe9\0\0\0\0"
-    return code, ((len(code) - 4, target),), True
-
-
-def _call(e: Emitter, p: Parts, mask: int) -> Jump:
-    e = _of(e, p)
-    target, back = _target(e, p, _size(p))
-    code = (CHECK_ATTENTION if back else b"") + _push_number(e, p.after, _size(p)) + b"\xe9\0\0\0\0"
-    return code, ((len(code) - 4, target),), True
-
-
-def _return(e: Emitter, p: Parts, mask: int) -> Jump:
-    e, size = _of(e, p), _size(p)
-    more = int.from_bytes(p.code[p.immediate : p.immediate + 2], "little") if p.opcode == 0xC2 else 0
-    code = e.top(size, READ) + _load_target(e, size) + e.move_stack(size + more)
-    return code + e.jump(), (), True
-
-
-def _load_target(e: SegmentedEmitter, size: int) -> bytes:
-    """R9 = what a lookup has found, a jump's target."""
-    if size == 2:
-        return b"\x46\x0f\xb7\x0c\x09"  # movzx r9d, word [rcx + r9]
-    return b"\x46\x8b\x0c\x09" + (_TARGET_IN_CODE if e.short else b"")
-
-
-def _group5(e: Emitter, p: Parts, mask: int) -> Jump:
-    """FF /2 and /4, the indirect call and jump; the others are no jumps or far ones."""
-    digit = p.digit
-    if digit in (0, 1, 6):
-        return group5(e, p), (), False
-    e, size = _of(e, p), _size(p)
-    if digit not in (2, 4) or p.after > (0xFFFF if e.short else 0xFFFF_FFFF):
-        raise NotTranslated
-    if p.value >= 0xC0:
-        host = HOST_REGISTER[p.rm]
-        assert host is not None
-        code = register_register(0x8B, 0, SCRATCH, host)
-        code += CUT if size == 2 else _TARGET_IN_CODE if e.short else b""
-    else:
-        code = e.address(p) + e.access(size, READ) + _load_target(e, size)
-    if digit == 2:
-        code += store_slot(SCRATCH, SLOT["temporary"]) + _push_number(e, p.after, size)
-        code += load_slot(SCRATCH, SLOT["temporary"])
-    return code + e.jump(), (), True
-
-
-def _loop(e: Emitter, p: Parts, mask: int) -> Jump:
-    """LOOP and JCXZ, by CX or ECX; LOOPE and LOOPNE are the interpreter's."""
-    target, _ = _target(_of(e, p), p, 1)
-    narrow = p.prefixes & ADDRESS
-    code = CHECK_ATTENTION
-    if p.opcode == 0xE2:
-        code += b"\x41\x8d\x4a\xff" + (b"\x66\x41\x89\xca" if narrow else b"\x41\x89\xca")  # r10, less 1
-    code += CUT_COUNT if narrow else b"\x44\x89\xd1"  # or mov ecx, r10d
-    code += b"\xe3\x05\xe9\0\0\0\0\xe9\0\0\0\0"  # jrcxz: over the first jump
-    zero, other = (p.after, target) if p.opcode == 0xE2 else (target, p.after)
-    return code, ((len(code) - 9, other), (len(code) - 4, zero)), True
-
-
-JUMPS: dict[int, JumpAction] = {
-    **dict.fromkeys(range(0x70, 0x80), _conditional),
-    **dict.fromkeys(range(0x180, 0x190), _conditional),
-    0xEB: _jump,
-    0xE9: _jump,
-    0xE8: _call,
-    0xC3: _return,
-    0xC2: _return,
-    0xFF: _group5,
-    0xE2: _loop,
-    0xE3: _loop,
-}
-
-
 def _actions() -> list[Action | None]:
     """By opcode, what emits it; None: the interpreter's, or a jump."""
     table = list(emit_integer.ACTIONS)
@@ -407,6 +339,9 @@ def _actions() -> list[Action | None]:
         table[opcode] = move_offset
     for opcode in (0x06, 0x0E, 0x16, 0x1E, 0x1A0, 0x1A8):
         table[opcode] = push_segment
+    for opcode in (0x07, 0x1F, 0x1A1, 0x1A9):
+        table[opcode] = pop_segment
+    table[0x8E] = load_segment
     table[0x68] = table[0x6A] = push_number
     table[0x8D] = load_address
     for opcode in (0x8F, 0xC9):  # pop to memory, leave
@@ -422,4 +357,3 @@ def _actions() -> list[Action | None]:
 
 
 ACTIONS = _actions()
-assert FLAT_JUMPS.keys() >= JUMPS.keys()

@@ -35,7 +35,13 @@ def jump_tag(rip: int, mode: int) -> int:
 
 
 def jump_key(mode: int) -> int:
-    return mode << 32 if mode & SEGMENTED and mode != INTERPRET_ONLY else 0
+    """What the tags of ``mode`` have above RIP."""
+    return mode << 32 & M64 if mode & SEGMENTED and mode != INTERPRET_ONLY else 0
+
+
+def jump_kind(mode: int) -> int:
+    """Modes of one kind tell their tags apart, so that they can be in the jump cache side by side."""
+    return SEGMENTED if mode & SEGMENTED and mode < 1 << 32 else mode
 
 
 class Finder:

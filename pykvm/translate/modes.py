@@ -7,7 +7,7 @@ from pykvm.translate.codepage import (
     BASE,
     CODE_16,
     FPU,
-    MOST_BASE,
+    REAL,
     SEGMENTED,
     SHORT,
     STACK_32,
@@ -42,15 +42,18 @@ def is_open(segment: Segment) -> bool:
     return segment["limit"] == 0xFFFF_FFFF and segment["type"] & 14 == 2 and not segment["unusable"]
 
 
-def room(segment: Segment, *, write: bool) -> int:
+def room(segment: Segment, *, write: bool, protected: bool) -> int:
     """What is added to an access's last offset: below 0 if and only if the segment allows it.
 
-    Where limits count otherwise (data that expand down) or type or presence forbid it, 0: none is below.
+    Where limits count otherwise (data that expand down) or type or presence forbid it, 0: none is below. Real
+    mode has no types.
     """
     kind = segment["type"]
-    if segment["unusable"] or (kind & TYPE_CODE and (write or not kind & TYPE_READABLE)):
+    if segment["unusable"] or kind & (TYPE_CODE | TYPE_EXPAND_DOWN) == TYPE_EXPAND_DOWN:
         return 0
-    if not kind & TYPE_CODE and (kind & TYPE_EXPAND_DOWN or (write and not kind & TYPE_WRITABLE)):
+    if protected and kind & TYPE_CODE and (write or not kind & TYPE_READABLE):
+        return 0
+    if protected and not kind & TYPE_CODE and write and not kind & TYPE_WRITABLE:
         return 0
     return (1 << 64) - 1 - segment["limit"]
 
@@ -68,7 +71,7 @@ def present_mode(cpu: ContextCpu) -> int:
     if cpl in (1, 2) or (cpl == 3 and flags & RFLAGS_AC and cr0 & CR0_AM):
         return INTERPRET_ONLY
     if bits != 64 and not (cr0 & CR0_PE and bits == 32 and _is_flat(sregs)):
-        return _segmented(sregs, bits, cpl)
+        return _segmented(sregs, bits, cpl, bool(cr0 & CR0_PE))
     mode = (USER if cpl == 3 else 0) | (WIDE if bits == 64 else 0)
     if not cr0 & (CR0_EM | CR0_TS) and cr4 & CR4_OSFXSR:
         mode |= FPU
@@ -85,13 +88,15 @@ def _is_flat(sregs: dict[str, Segment]) -> bool:
     return all(not sregs[name]["base"] and is_open(sregs[name]) for name in ("ss", "ds", "es"))
 
 
-def _segmented(sregs: dict[str, Segment], bits: int, cpl: int) -> int:
+def _segmented(sregs: dict[str, Segment], bits: int, cpl: int, protected: bool) -> int:
     code = sregs["cs"]
-    if code["base"] > MOST_BASE or code["limit"] not in (0xFFFF, 0xFFFF_FFFF):
+    if code["limit"] not in (0xFFFF, 0xFFFF_FFFF):
         return INTERPRET_ONLY
     mode = SEGMENTED | (USER if cpl == 3 else 0) | code["base"] << BASE
     if bits == 16:
         mode |= CODE_16
     if sregs["ss"]["db"]:
         mode |= STACK_32
+    if not protected and not any(sregs[name]["unusable"] for name in ("ds", "es", "fs", "gs")):
+        mode |= REAL
     return mode if code["limit"] > 0xFFFF else mode | SHORT

@@ -40,7 +40,7 @@ LARGEST = 48 << 20  # bytes of code; more is not kept
 WORTH = 500  # instructions: fewer new ones are not worth a file
 
 # Columns: array type and name.
-PAGE_COLUMNS = (("I", "id"), ("I", "mode"), ("Q", "gva"))
+PAGE_COLUMNS = (("I", "id"), ("Q", "mode"), ("Q", "gva"))
 BLOCK_COLUMNS = (
     ("I", "page"), ("I", "body"), ("I", "end"), ("H", "offset"), ("H", "length"), ("Q", "hash"),
     ("I", "spill"), ("I", "marks"), ("I", "jumps"), ("H", "remembered"),

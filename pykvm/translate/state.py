@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 
+from pykvm.translate.codepage import REAL
 from pykvm.translate.context import REGISTER_SLOT, SLOT
 from pykvm.translate.modes import is_open, room
 from pykvm.translate.routines import ARITHMETIC, SYSTEM
 from pykvm.x86.execute.cpu import Cpu
 from pykvm.x86.registers import (
+    CR0_PE,
     CR0_PG,
     EFER_LMA,
     GPRS,
@@ -43,6 +45,9 @@ INTERRUPT_FLAG, ACCESS_FLAG = SLOT["interrupt_flag"] // 8, SLOT["access_flag"] /
 FS_BASE, GS_BASE = SLOT["fs_base"] // 8, SLOT["gs_base"] // 8
 FS_CLOSED, GS_CLOSED = SLOT["fs_closed"] // 8, SLOT["gs_closed"] // 8
 CS, SS, CR3, RIP = (SLOT[name] // 8 for name in ("cs", "ss", "cr3", "rip"))
+MODE = SLOT["mode"] // 8
+LOADED = [(name, SLOT[name] // 8) for name in ("es", "ds", "fs", "gs")]
+"""What emitted code loads in real mode, where limits and rights stay."""
 
 
 class Registers(MutableMapping[str, int]):
@@ -150,6 +155,10 @@ class ContextCpu(Cpu):
             sregs["ss"] = _stack(words[SS], words[CS] & 3)
         elif sregs["ss"]["selector"] != words[SS]:
             sregs["ss"] = _stack(words[SS], words[CS] & 3)
+        if words[MODE] & REAL:
+            for name, slot in LOADED:
+                if sregs[name]["selector"] != words[slot]:
+                    sregs[name] = {**sregs[name], "selector": words[slot], "base": words[slot] << 4}
         self.refresh_cr3()
         self._area = None
 
@@ -171,11 +180,12 @@ class ContextCpu(Cpu):
             words[SLOT[name] // 8] = sregs[name]["selector"]
         words[SLOT["cr2"] // 8] = sregs["cr2"]
         if not sregs["cs"]["l"]:
+            protected = bool(sregs["cr0"] & CR0_PE)
             for name in ("es", "cs", "ss", "ds", "fs", "gs"):
                 segment = sregs[name]
                 words[SLOT[f"{name}_base"] // 8] = segment["base"]
-                words[SLOT[f"{name}_read"] // 8] = room(segment, write=False)
-                words[SLOT[f"{name}_write"] // 8] = room(segment, write=True)
+                words[SLOT[f"{name}_read"] // 8] = room(segment, write=False, protected=protected)
+                words[SLOT[f"{name}_write"] // 8] = room(segment, write=True, protected=protected)
         task = sregs["tr"]
         words[SLOT["tr_base"] // 8] = task["base"]
         words[SLOT["tr_limit"] // 8] = task["limit"] if task["type"] in (TSS32_AVAILABLE, TSS32_BUSY) else 0

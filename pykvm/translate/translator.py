@@ -5,7 +5,14 @@ from __future__ import annotations
 from array import array
 from struct import pack
 
-from pykvm.translate import emit_chase, emit_integer, emit_segmented, emit_system, emit_vector
+from pykvm.translate import (
+    control_segmented,
+    emit_chase,
+    emit_integer,
+    emit_segmented,
+    emit_system,
+    emit_vector,
+)
 from pykvm.translate.codepage import (
     CHECK_SIZE,
     CODE_16,
@@ -86,7 +93,9 @@ def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Bl
     segmented = page.mode & SEGMENTED
     second_width = bool(page.mode & CODE_16) if segmented else wide
     take_apart = decode_segmented if segmented else decode
-    actions, jump_actions = (emit_segmented.ACTIONS, emit_segmented.JUMPS) if segmented else (ACTIONS, JUMPS)
+    actions, jump_actions = (
+        (emit_segmented.ACTIONS, control_segmented.JUMPS) if segmented else (ACTIONS, JUMPS)
+    )
     code = bytes(blocks.source(page.gpa)[offset : offset + LONGEST * LONGEST_INSTRUCTION])
     mask = M64 if wide else 0xFFFF_FFFF
     top = 0xFFFF if page.mode & SHORT else mask

@@ -10,7 +10,7 @@ from compare import KINDS, make
 from test_segmented_code import OPCODES, instruction
 from walls import Walls
 
-from pykvm.translate import crossings, emit_segmented
+from pykvm.translate import control_segmented, crossings, emit_segmented
 from pykvm.translate.context import SLOT, TLB_ADDEND
 from pykvm.translate.decode import Undecoded, decode, decode_segmented
 from pykvm.translate.emit import Emitter, NotTranslated, Parts
@@ -68,8 +68,8 @@ def test_every_access_by_a_segment_is_the_contexts_or_was_looked_up(narrow, deep
         length, opcode, prefixes, rex, modrm, immediate = decode_segmented(code, 0, narrow)
         parts = Parts(code, opcode, prefixes, rex, modrm, immediate, 0x1000 + length)
         for user, bmi2 in ((0, True), (1, True), (0, False), (1, False)):
-            emitter = SegmentedEmitter(Lookup(bmi2), user, short=narrow, deep=deep)
-            jump, action = emit_segmented.JUMPS.get(opcode), emit_segmented.ACTIONS[opcode]
+            emitter = SegmentedEmitter(Lookup(bmi2), user, short=narrow, deep=deep, real=narrow)
+            jump, action = control_segmented.JUMPS.get(opcode), emit_segmented.ACTIONS[opcode]
             try:
                 made = jump(emitter, parts, 0xFFFF_FFFF)[0] if jump else action(emitter, parts)
             except NotTranslated:

@@ -68,7 +68,7 @@ main:   say     "deadline:"
         fact    "past", [COUNT]
         mov     dword [COUNT], 0
         rdtsc
-        add     eax, 200000000                  ; far enough for it not to come in between
+        add     eax, 1000000000                 ; far enough for it not to come in between
         adc     edx, 0
         mov     [own + 8], eax
         mov     [own + 12], edx
