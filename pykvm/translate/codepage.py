@@ -63,7 +63,8 @@ class Block:
     @property
     def start(self) -> int:
         """Its first instruction's address."""
-        return self.page.gva - self.page.base + self.offset
+        start = self.page.gva + self.offset - self.page.base
+        return start & 0xFFFF_FFFF if self.page.base else start
 
     def rip(self, host: int) -> int:
         """The instruction that emitted code before ``host``, a return address, belongs to."""

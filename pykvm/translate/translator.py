@@ -89,7 +89,6 @@ def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Bl
     blocks.watch(page)
     form = blocks.form(page.mode)
     emitter, memory, wide = form.emitter, form.memory, bool(page.mode & WIDE)
-    gva, known = page.gva - page.base, page.blocks  # the page's address as RIP has it
     segmented = page.mode & SEGMENTED
     second_width = bool(page.mode & CODE_16) if segmented else wide
     take_apart = decode_segmented if segmented else decode
@@ -98,6 +97,7 @@ def translate(blocks: Blocks, page: CodePage, offset: int, finder: Finder) -> Bl
     )
     code = bytes(blocks.source(page.gpa)[offset : offset + LONGEST * LONGEST_INSTRUCTION])
     mask = M64 if wide else 0xFFFF_FFFF
+    gva, known = (page.gva - page.base + offset & mask) - offset, page.blocks  # the page as RIP has it
     top = 0xFFFF if page.mode & SHORT else mask
     limit = top + 1 - (gva + offset) if page.mode & SHORT else 2 * PAGE  # bytes to the segment's end
     room = min(PAGE - offset, limit)
@@ -208,7 +208,7 @@ def _finish(
 ) -> None:
     """Let direct jumps go to their target where it is known, else to their stubs."""
     page, body = block.page, block.body
-    first = page.gva - page.base
+    first = block.start - block.offset
     distances = []
     if jumps:
         block.places = array("H", [place for place, _ in jumps])

@@ -31,6 +31,9 @@ PREFIXES = b"\x66\x67\x26\x2e\x36\x3e\x64\x65"
 ARITHMETIC, DF, IOPL = 0x8D5, 0x400, 0x3000
 DATA, READ_ONLY, DOWN, CODE_TYPE, EXECUTE_ONLY = 3, 1, 7, 0xB, 9
 EDGES = (0xFFFF, 0xFFFF, 0xFFFF, 0xFFFE, 0xFFFC, 0x7FF, 0x7FE, 1, 0, 0x7FFE, 2)
+HIGH = "32-bit, CS's base above the code"
+DISTANCE = 0x2000_0000
+"""By which RIP is above its address there: the sum with CS's base is cut to 32 bits."""
 
 MACHINES = {
     "real mode": (0, SHORT | CODE_16 | REAL),
@@ -41,6 +44,7 @@ MACHINES = {
     "32-bit, 16-bit stack": (CR0_PE, 0),
     "32-bit, a small code segment": (CR0_PE, SHORT | STACK_32),
     "32-bit, ring 3": (CR0_PE, STACK_32 | USER),
+    HIGH: (CR0_PE, STACK_32),
 }
 """CR0, and of the mode all but CS's base."""
 OPCODES = [opcode for opcode, action in enumerate(ACTIONS) if action is not None] + list(JUMPS)
@@ -59,6 +63,7 @@ class Machine:
 
     def __init__(self, name: str, bmi2: bool) -> None:
         self.cr0, self.bits = MACHINES[name]
+        self.distance = DISTANCE if name == HIGH else 0
         self.narrow = bool(self.bits & CODE_16)
         self.large = name == "unreal mode"
         self.guest = Guest(bmi2=bmi2)
@@ -78,6 +83,7 @@ class Machine:
             state["sregs"][name] = found
         code = state["sregs"]["cs"]
         code.update(dpl=cpl, db=0 if self.bits & CODE_16 else 1, type=CODE_TYPE)
+        code["base"] = CODE - self.distance & 0xFFFF_FFFF
         code["limit"] = 0xFFFF if self.bits & SHORT else 0xFFFF_FFFF
         state["sregs"]["ss"].update(type=DATA, db=1 if self.bits & STACK_32 else 0)
         self.state = state
@@ -95,10 +101,10 @@ class Machine:
         guest.cpu.load(self.state)
         guest.regs, guest.flags = case.regs, case.flags
         if emitted:
-            fault = guest.run(case.start)
+            fault = guest.run(case.start + self.distance)
         else:
-            fault = guest.interpret(case.start, most=100)
-            self.itself = fault is None and 0 <= guest.rip - case.start < len(case.code)
+            fault = guest.interpret(case.start + self.distance, most=100)
+            self.itself = fault is None and 0 <= guest.rip - self.distance - case.start < len(case.code)
             if self.itself:  # it jumps into itself, perhaps for ever
                 return (None,) * 5
             fault = fault or guest.run(guest.rip)
