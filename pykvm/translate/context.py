@@ -81,7 +81,7 @@ SLOT |= _slots(
     "page_writers",  # host address of 4 bytes for each page of RAM: see runtime.py, _note_writer
     "walk_page",
     "code_gpas",  # host address of 8 bytes for each code page: see blocks.py
-    "walk_in_code",  # 1: 4-level paging with CR0.WP, which the runtime's walker knows
+    "walk_in_code",  # what the runtime's walker knows. 1: 4-level paging with CR0.WP; 2: 32-bit, 2 levels
     "smap",  # CR4.SMAP
     "temporary",
     "temporary2",

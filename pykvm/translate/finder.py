@@ -96,7 +96,7 @@ class Finder:
         if not found.is_global:
             self.core.mmu.log_check(at)
         if found.large:
-            self.core.raw[context.LARGE + (rip >> 21 & 0xFFFF)] = 1
+            self.core.mmu.note_large(rip)
         return page
 
     def locate(self, rip: int) -> Block | None:

@@ -1,6 +1,6 @@
 """Address translation as Python sees it: walks, the software TLB's entries, and what drops them.
 
-The runtime's walker fills most entries; what comes here is what it leaves: the paging modes of 32 bits, page
+The runtime's walker fills most entries; what comes here is what it leaves: PAE and no paging at all, page
 faults, pages whose writes must be seen, and addresses where no RAM is.
 """
 
@@ -11,6 +11,7 @@ from pykvm.memory.layout import FOUR_GIB
 from pykvm.translate import context
 from pykvm.translate.breakpoints import WatchedLinear
 from pykvm.translate.context import EDGE_ENTRIES, EDGE_INVALID, ENTRIES, SLOT
+from pykvm.translate.walks import NARROW_WALK
 from pykvm.x86.exceptions import PF, Fault
 from pykvm.x86.paging import (
     FETCH,
@@ -30,7 +31,9 @@ from pykvm.x86.registers import (
     CR0_WP,
     CR4_FSGSBASE,
     CR4_LA57,
+    CR4_PAE,
     CR4_PGE,
+    CR4_PSE,
     CR4_SMAP,
     CR4_SMEP,
     EFER_LMA,
@@ -96,6 +99,7 @@ class Mmu:
         words[_WORD["high_size"]] = shared.high_end - FOUR_GIB
         words[_WORD["low_pages"]] = shared.low_pages
         self.fast = False
+        self.narrow = False
         self.forget()
 
     def close(self) -> None:
@@ -109,9 +113,12 @@ class Mmu:
         cpu, words = self._cpu, self._words
         cr0, cr4, efer = cpu.sregs["cr0"], cpu.sregs["cr4"], cpu.sregs["efer"]
         self.fast = bool(cr0 & CR0_PG and efer & EFER_LMA and cr0 & CR0_WP and not cr4 & CR4_LA57)
-        words[_WORD["walk_in_code"]] = int(self.fast)
+        self.narrow = bool(cr0 & CR0_PG) and not efer & EFER_LMA and not cr4 & CR4_PAE
+        words[_WORD["walk_in_code"]] = NARROW_WALK if self.narrow else int(self.fast)
         reserved = (1 << 52) - (1 << cpu.physical_bits)
-        if not efer & EFER_NXE:
+        if self.narrow:
+            reserved = 0 if cr4 & CR4_PSE else PTE_PS
+        elif not efer & EFER_NXE:
             reserved |= PTE_XD
         words[_WORD["reserved_bits"]] = reserved
         words[_WORD["global_mask"]] = PTE_G if cr4 & CR4_PGE else 0
@@ -254,7 +261,7 @@ class Mmu:
             entry, known = at + 3 * ENTRIES * user + 1, self.writers[number]
             self.writers[number] = entry if known in (0, entry) else SEVERAL
         if page.large:
-            self._raw[context.LARGE + (gva >> 21 & 0xFFFF)] = 1
+            self.note_large(gva)
         log, start_of = (
             ("global_log", context.GLOBAL_LOG) if page.is_global else ("local_log", context.LOCAL_LOG)
         )
@@ -316,6 +323,13 @@ class Mmu:
         raw[context.LARGE : context.LARGE + ENTRIES] = bytes(ENTRIES)
         for name in ("local_log", "global_log", "check_log", "user_log"):
             words[_WORD[name]] = 0
+
+    def note_large(self, gva: int) -> None:
+        """What lies in the TLB of a large page is not known page by page: 2 MiB, or 4."""
+        at = gva >> 21 & 0xFFFF
+        self._raw[context.LARGE + at] = 1
+        if self.narrow:
+            self._raw[context.LARGE + (at ^ 1)] = 1
 
     def forget_page(self, gva: int) -> None:
         """INVLPG."""

@@ -34,6 +34,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pykvm.translate.routines import Routines
 
+NARROW_WALK = 2
+"""What ``walk_in_code`` is where 32-bit paging without PAE is on."""
+LARGE_RESERVED = 0x3F_E000
+"""Bits 13 to 21 of an entry that maps 4 MiB: the address's above 32, and one that is reserved."""
+
 
 def _to_host(asm: Routines, slow: str) -> None:
     """RDX, a guest-physical address, to R8, the host's, and RDI, the page's number among RAM's."""
@@ -59,10 +64,11 @@ def _to_host(asm: Routines, slow: str) -> None:
     asm.label(done)
 
 
-def _mark(asm: Routines, bit: int, slow: str) -> None:
+def _mark(asm: Routines, bit: int, slow: str, wide: bool = True) -> None:
     """Set a bit of the page-table entry at R8, in RAM's page RDI, unless RCX, its value, has it.
 
-    RAX and RSI are lost. An entry that another CPU has changed meanwhile stays as it is.
+    RAX and RSI are lost. An entry that another CPU has changed meanwhile stays as it is. ``wide``: it has 8
+    bytes, not 4.
     """
     done = asm.fresh("marked")
     asm.test(RCX, bit)
@@ -75,7 +81,7 @@ def _mark(asm: Routines, bit: int, slow: str) -> None:
     asm.mov(RSI, RCX)
     asm.alu_number(OR, RSI, bit)
     asm.raw("f0")
-    asm.op(b"\x0f\xb1", RSI, Mem(R8))  # lock cmpxchg
+    asm.op(b"\x0f\xb1", RSI, Mem(R8), wide=wide)  # lock cmpxchg
     asm.jump_if("ne", slow)
     asm.label(done)
 
@@ -105,7 +111,7 @@ def walker(asm: Routines, user: int, write: int) -> None:
     asm.alu_number(ADD, RAX, 1)
     asm.alu_number(CMP, RAX, 1)
     asm.jump_if("a", slow)
-    _walk(asm, place, slow)
+    _walk_any(asm, place, slow, write=write, user=user)
     _fill(asm, user, write, slow)
     asm.label(f"crossing-{place}")
     crossings.find(asm, slow)
@@ -114,6 +120,80 @@ def walker(asm: Routines, user: int, write: int) -> None:
     asm.restore_flags()
     asm.set(slot("argument"), user | write << 1)
     asm.jump("then-miss")
+
+
+def _walk_any(
+    asm: Routines, place: str, slow: str, *, fetch: bool = False, write: int = 0, user: int = 0
+) -> None:
+    """Find the leaf entry for R9: to RCX, all entries' AND to RBX, the page to RDX.
+
+    R8 and RDI are of the entry, or, where it needs no mark any more, of the page.
+    """
+    asm.op(0x83, 7, slot("walk_in_code"))
+    asm.raw(bytes((NARROW_WALK,)))
+    asm.jump_if("ne", f"wide-{place}")
+    _walk_narrow(asm, place, slow, write, user)
+    asm.label(f"wide-{place}")
+    _walk(asm, place, slow, fetch)
+
+
+def _walk_narrow(asm: Routines, place: str, slow: str, write: int, user: int) -> None:
+    """By the two levels of 4-byte entries of 32-bit paging, of which the first can map 4 MiB."""
+    asm.mov(RDX, slot("cr3"))
+    for shift in (22, 12):
+        asm.mov(RAX, R9)
+        asm.shift(SHR, RAX, shift)
+        asm.alu_number(AND, RAX, 1023, wide=False)
+        _to_host(asm, slow)
+        asm.lea(R8, Mem(R8, 0, RAX, 4))
+        asm.mov(RCX, Mem(R8), wide=False)
+        asm.test(RCX, PTE_P)
+        asm.jump_if("z", slow)
+        if shift == 22:
+            asm.op(0x85, RCX, slot("reserved_bits"))  # test: PS, where CR4.PSE isn't set
+            asm.jump_if("nz", slow)
+        _mark(asm, PTE_A, slow, wide=False)
+        if shift == 22:
+            asm.mov(RBX, RCX)
+            asm.test(RCX, PTE_PS)
+            asm.jump_if("nz", f"large-22-{place}")
+        else:
+            asm.alu(AND, RBX, RCX)
+        asm.mov(RDX, RCX)
+        asm.alu_number(AND, RDX, -0x1000)
+    asm.jump(f"narrow-leaf-{place}")
+    asm.label(f"large-22-{place}")
+    asm.test(RCX, LARGE_RESERVED)
+    asm.jump_if("nz", slow)
+    asm.mov(RDX, RCX)
+    asm.shift(SHR, RDX, 22)
+    asm.shift(SHL, RDX, 22)
+    asm.mov(RAX, R9)
+    asm.alu_number(AND, RAX, 0x3F_F000, wide=False)
+    asm.alu(OR, RDX, RAX)
+    asm.mov(RAX, R9)
+    asm.shift(SHR, RAX, 21)
+    asm.load_word(RAX, RAX)
+    asm.set_byte(Mem(RSP, context.LARGE, RAX), 1)
+    asm.alu_number(XOR, RAX, 1, wide=False)  # both halves
+    asm.set_byte(Mem(RSP, context.LARGE, RAX), 1)
+    asm.label(f"narrow-leaf-{place}")
+    if write:
+        asm.test(RBX, PTE_US)
+        if user:
+            asm.jump_if("z", slow)
+        else:  # with SMAP Python knows whether this is allowed
+            asm.jump_if("z", f"narrow-allowed-{place}")
+            asm.op(0x83, 7, slot("smap"))
+            asm.raw("00")
+            asm.jump_if("ne", slow)
+            asm.label(f"narrow-allowed-{place}")
+        asm.test(RBX, PTE_RW)
+        asm.jump_if("z", slow)
+        _mark(asm, PTE_D, slow, wide=False)
+        asm.alu_number(OR, RCX, PTE_D)
+    _to_host(asm, slow)
+    asm.jump(f"leaf-{place}")
 
 
 def _walk(asm: Routines, place: str, slow: str, fetch: bool = False) -> None:
@@ -280,7 +360,7 @@ def page_checks(asm: Routines) -> None:
     asm.jump_if("e", "check-slow")
     asm.alu_number(CMP, RAX, IDS)
     asm.jump_if("ae", "check-slow")
-    _walk(asm, "check", "check-slow", fetch=True)
+    _walk_any(asm, "check", "check-slow", fetch=True)
     asm.test_byte(slot("mode"), 1)
     asm.jump_if("nz", "check-user")
     asm.test(RBX, PTE_US)

@@ -89,6 +89,14 @@ def _stripped(value: Value, name: Id) -> Value:
     return value._replace(id=None) if value.id == name else value
 
 
+def _in_page(one: Value, other: Value) -> Value:
+    """``one``, and if both are places in a page, anywhere from the lower to the higher."""
+    if one.shape[:1] != ("hostpage",) or other.shape[:1] != ("hostpage",):
+        return one
+    lows, highs = zip(one.shape[1:], other.shape[1:], strict=True)
+    return one._replace(shape=("hostpage", min(lows), max(highs)))
+
+
 def joined(first: State, second: State, place: int) -> State:
     """What holds on both ways to ``place``. Pairs of ids that meet get a new one."""
     names: dict[tuple[Id, Id], Id] = {}
@@ -101,6 +109,7 @@ def joined(first: State, second: State, place: int) -> State:
     values: dict[str | int, Value] = {}
     for key in sorted(first.values.keys() & second.values.keys(), key=str):
         one, other = first.values[key], second.values[key]
+        one, other = _in_page(one, other), _in_page(other, one)
         same = one.shape == other.shape and len(one.of) == len(other.of)
         of = tuple(pair(*ids) for ids in zip(one.of, other.of, strict=True)) if same else ()
         values[key] = Value(
