@@ -100,6 +100,8 @@ class Mmu:
         words[_WORD["low_pages"]] = shared.low_pages
         self.fast = False
         self.narrow = False
+        self.plain = False
+        """32-bit paging without PAE, in which what may be read may be executed, and nothing else counts."""
         self.forget()
 
     def close(self) -> None:
@@ -114,6 +116,7 @@ class Mmu:
         cr0, cr4, efer = cpu.sregs["cr0"], cpu.sregs["cr4"], cpu.sregs["efer"]
         self.fast = bool(cr0 & CR0_PG and efer & EFER_LMA and cr0 & CR0_WP and not cr4 & CR4_LA57)
         self.narrow = bool(cr0 & CR0_PG) and not efer & EFER_LMA and not cr4 & CR4_PAE
+        self.plain = self.narrow and not cr4 & (CR4_SMEP | CR4_SMAP)
         words[_WORD["walk_in_code"]] = NARROW_WALK if self.narrow else int(self.fast)
         reserved = (1 << 52) - (1 << cpu.physical_bits)
         if self.narrow:
@@ -270,6 +273,22 @@ class Mmu:
             self._log("user_log", context.USER_LOG, at)
         return True
 
+    def known(self, gva: int, access: int, user: bool) -> int:
+        """The guest-physical address by a TLB entry, made if need be; -1 where none can be. Raises Fault."""
+        if not self._has(gva, access, user):
+            self.fill(gva, int(user), int(access == WRITE))
+            if not self._has(gva, access, user):
+                return -1
+        at = gva >> 12 & 0xFFFF
+        host = self._words[(context.TLB_ADDEND[user] >> 3) + at] + gva & M64
+        return self._shared.guest(host)
+
+    def _has(self, gva: int, access: int, user: bool) -> bool:
+        table = (context.TLB_WRITE if access == WRITE else context.TLB_READ)[user]
+        return bool(
+            self._words[(table >> 3) + (gva >> 12 & 0xFFFF)] == context.TAG_BIAS - (gva & -PAGE) & M64
+        )
+
     def _log(self, name: str, start: int, value: int) -> None:
         words = self._words
         count = words[_WORD[name]]
@@ -364,6 +383,8 @@ class TranslatedLinear(WatchedLinear):
             found = mmu._quick(gva & M64, access, user, implicit)
             if found is not None:
                 return found.gpa
+        elif mmu.plain and mark and (gpa := mmu.known(gva & 0xFFFF_FFFF, access, user)) >= 0:
+            return gpa
         if mark and not self._shared.alone:
             return mmu.find(gva & M64, access, user, implicit=implicit).gpa
         return super().translate(gva, access, user, implicit, mark)

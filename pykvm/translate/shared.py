@@ -90,6 +90,11 @@ class Shared:
         """The host's address of RAM."""
         return self.low_hva + gpa if gpa < FOUR_GIB else self.high_hva + gpa - FOUR_GIB
 
+    def guest(self, host: int) -> int:
+        """The guest's address of what lies in RAM at the host's address ``host``."""
+        low = host - self.low_hva
+        return low if 0 <= low < self.low_end else host - self.high_hva + FOUR_GIB
+
     def _source(self, gpa: int) -> memoryview:
         return self.memory.view(gpa, PAGE)
 

@@ -26,6 +26,7 @@ from pykvm.x86.registers import (
     RFLAGS_RF,
     RFLAGS_TF,
     RFLAGS_VM,
+    SEGMENTS,
 )
 from pykvm.x86.segments import TSS32_AVAILABLE, TSS32_BUSY, null_segment
 
@@ -46,8 +47,12 @@ FS_BASE, GS_BASE = SLOT["fs_base"] // 8, SLOT["gs_base"] // 8
 FS_CLOSED, GS_CLOSED = SLOT["fs_closed"] // 8, SLOT["gs_closed"] // 8
 CS, SS, CR3, RIP = (SLOT[name] // 8 for name in ("cs", "ss", "cr3", "rip"))
 MODE = SLOT["mode"] // 8
-LOADED = [(name, SLOT[name] // 8) for name in ("es", "ds", "fs", "gs")]
+LOADED = [(name, SLOT[name] // 8, SLOT[f"{name}_base"] // 8) for name in ("es", "ds", "fs", "gs")]
 """What emitted code loads in real mode, where limits and rights stay."""
+ROOMS: list[tuple[str, int, int, int]] = [
+    (name, SLOT[f"{name}_base"] // 8, SLOT[f"{name}_read"] // 8, SLOT[f"{name}_write"] // 8)
+    for name in SEGMENTS
+]
 
 
 class Registers(MutableMapping[str, int]):
@@ -112,6 +117,7 @@ class ContextCpu(Cpu):
         self._words = words
         self._fpu = fpu
         self._on_flush = on_flush
+        self._rooms: dict[str, Any] = {}
         self.apic: Any = None
         self.lock: Any = None
 
@@ -156,9 +162,9 @@ class ContextCpu(Cpu):
         elif sregs["ss"]["selector"] != words[SS]:
             sregs["ss"] = _stack(words[SS], words[CS] & 3)
         if words[MODE] & REAL:
-            for name, slot in LOADED:
-                if sregs[name]["selector"] != words[slot]:
-                    sregs[name] = {**sregs[name], "selector": words[slot], "base": words[slot] << 4}
+            for name, selector, base in LOADED:
+                if sregs[name]["selector"] != words[selector] or sregs[name]["base"] != words[base]:
+                    sregs[name] = {**sregs[name], "selector": words[selector], "base": words[base]}
         self.refresh_cr3()
         self._area = None
 
@@ -180,16 +186,26 @@ class ContextCpu(Cpu):
             words[SLOT[name] // 8] = sregs[name]["selector"]
         words[SLOT["cr2"] // 8] = sregs["cr2"]
         if not sregs["cs"]["l"]:
-            protected = bool(sregs["cr0"] & CR0_PE)
-            for name in ("es", "cs", "ss", "ds", "fs", "gs"):
-                segment = sregs[name]
-                words[SLOT[f"{name}_base"] // 8] = segment["base"]
-                words[SLOT[f"{name}_read"] // 8] = room(segment, write=False, protected=protected)
-                words[SLOT[f"{name}_write"] // 8] = room(segment, write=True, protected=protected)
+            self._commit_rooms()
         task = sregs["tr"]
         words[SLOT["tr_base"] // 8] = task["base"]
         words[SLOT["tr_limit"] // 8] = task["limit"] if task["type"] in (TSS32_AVAILABLE, TSS32_BUSY) else 0
         self.commit_cr3()
+
+    def _commit_rooms(self) -> None:
+        """What code whose segments aren't flat asks of each, where it has changed since the last time."""
+        words, sregs, known = self._words, self.sregs, self._rooms
+        protected = bool(sregs["cr0"] & CR0_PE)
+        if known.get("protected") is not protected:
+            known.clear()
+            known["protected"] = protected
+        for name, base, read, write in ROOMS:
+            segment = sregs[name]
+            if known.get(name) is not segment:  # a segment is replaced, never changed
+                known[name] = segment
+                words[base] = segment["base"]
+                words[read] = room(segment, write=False, protected=protected)
+                words[write] = room(segment, write=True, protected=protected)
 
     def commit_fpu(self) -> None:
         self._fpu[:] = bytes(self.area.image()[:512])
