@@ -191,10 +191,13 @@ def push_register(e: Emitter, p: Parts) -> bytes:
 
 
 def pop_register(e: Emitter, p: Parts) -> bytes:
+    """POP of SP goes last: of ESP the upper half counts the bytes that were popped (SDM vol. 2, POP)."""
     e = unlocked(e, p)
     size = e.operand_size(p)
-    moved = b"" if p.low_register == 4 else e.move_stack(size)
-    return e.top(size, READ) + _register(0x8B, p.low_register, size) + moved
+    loaded = _register(0x8B, p.low_register, size)
+    if p.low_register == 4:
+        return e.top(size, READ) + (e.move_stack(size) if e.deep else b"") + loaded
+    return e.top(size, READ) + loaded + e.move_stack(size)
 
 
 def push_number(e: Emitter, p: Parts) -> bytes:

@@ -206,3 +206,17 @@ def test_an_instruction_does_what_the_interpreter_does(name, bmi2):
         assert machine.guest.guards_are_whole()
     finally:
         machine.guest.close()
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_pop_of_the_stack_pointer_comes_after_it_was_raised(name):
+    machine = Machine(name, True)
+    try:
+        for count in range(12):
+            machine.change(Random(f"{name}:{count}"))
+            for code in (b"\x5c", b"\x66\x5c"):
+                for pointer in (0xFFFC, 0xFFFE, 0x1FFE, 0x2_FFFE):
+                    case = Case(code, 0x100, [pointer if at == 4 else 0 for at in range(16)], 2)
+                    assert machine.differences(case) == [], f"{code.hex()} by {pointer:#x}, change {count}"
+    finally:
+        machine.guest.close()
