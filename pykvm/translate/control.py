@@ -46,28 +46,34 @@ def _conditional(e: Emitter, p: Parts, mask: int) -> Jump:
     if p.prefixes & (LOCK | OPERAND):
         raise NotTranslated
     target, back = _target(p, 1 if p.opcode < 0x100 else 4, mask)
+    return conditional(p, target, back, p.after & mask)
+
+
+def conditional(p: Parts, target: int, back: bool, after: int) -> Jump:
     head = CHECK_ATTENTION if back else b""
     code = head + bytes((0x0F, 0x80 | p.opcode & 15)) + b"\0\0\0\0"
     if back:
         code += b"\xe9\0\0\0\0"
-        return code, ((len(code) - 9, target), (len(code) - 4, p.after & mask)), True
+        return code, ((len(code) - 9, target), (len(code) - 4, after)), True
     return code, ((len(code) - 4, target),), False
 
 
 def _jump(e: Emitter, p: Parts, mask: int) -> Jump:
     if p.prefixes & (LOCK | OPERAND):
         raise NotTranslated
-    target, back = _target(p, 1 if p.opcode == 0xEB else 4, mask)
-    code = (CHECK_ATTENTION if back else b"") + b"\xe9\0\0\0\0"
+    return jump(*_target(p, 1 if p.opcode == 0xEB else 4, mask))
+
+
+def jump(target: int, back: bool, before: bytes = b"") -> Jump:
+    """To ``target``, by way of the code ``before``."""
+    code = (CHECK_ATTENTION if back else b"") + before + b"\xe9\0\0\0\0"
     return code, ((len(code) - 4, target),), True
 
 
 def _call(e: Emitter, p: Parts, mask: int) -> Jump:
     if p.prefixes & (LOCK | OPERAND):
         raise NotTranslated
-    target, back = _target(p, 4, mask)
-    code = (CHECK_ATTENTION if back else b"") + e.push_value(p.after & mask) + b"\xe9\0\0\0\0"
-    return code, ((len(code) - 4, target),), True
+    return jump(*_target(p, 4, mask), e.push_value(p.after & mask))
 
 
 def _return(e: Emitter, p: Parts, mask: int) -> Jump:
@@ -120,8 +126,13 @@ def _loop(e: Emitter, p: Parts, mask: int) -> Jump:
     if p.opcode == 0xE2:
         code += b"\x45\x8d\x52\xff" if narrow else b"\x4d\x8d\x52\xff"  # lea r10, [r10 - 1]
     code += b"\x44\x89\xd1" if narrow else b"\x4c\x89\xd1"  # mov rcx, r10
+    return by_count(p, code, target, p.after & mask)
+
+
+def by_count(p: Parts, code: bytes, target: int, after: int) -> Jump:
+    """LOOP and JRCXZ behind ``code``, which leaves the count in RCX."""
     code += b"\xe3\x05\xe9\0\0\0\0\xe9\0\0\0\0"  # jrcxz: over the first jump
-    zero, other = (p.after & mask, target) if p.opcode == 0xE2 else (target, p.after & mask)
+    zero, other = (after, target) if p.opcode == 0xE2 else (target, after)
     return code, ((len(code) - 9, other), (len(code) - 4, zero)), True
 
 

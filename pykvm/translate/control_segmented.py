@@ -6,6 +6,7 @@ RIP is counted from CS's base. A jump's target is cut to the operand's size, and
 from __future__ import annotations
 
 from pykvm.translate.context import HOST_REGISTER, SCRATCH, SLOT
+from pykvm.translate.control import by_count, conditional, jump
 from pykvm.translate.decode import ADDRESS, OPERAND
 from pykvm.translate.emit import Emitter, NotTranslated, Parts
 from pykvm.translate.emit_segmented import CUT, CUT_COUNT, TARGET_IN_CODE, SegmentedEmitter, group5, unlocked
@@ -30,24 +31,17 @@ def _target(e: SegmentedEmitter, p: Parts, size: int) -> tuple[int, bool]:
 
 def _conditional(e: Emitter, p: Parts, mask: int) -> Jump:
     target, back = _target(unlocked(e, p), p, 1 if p.opcode < 0x100 else e.operand_size(p))
-    code = (CHECK_ATTENTION if back else b"") + bytes((0x0F, 0x80 | p.opcode & 15)) + b"\0\0\0\0"
-    if back:
-        code += b"\xe9\0\0\0\0"
-        return code, ((len(code) - 9, target), (len(code) - 4, p.after)), True
-    return code, ((len(code) - 4, target),), False
+    return conditional(p, target, back, p.after)
 
 
 def _jump(e: Emitter, p: Parts, mask: int) -> Jump:
-    target, back = _target(unlocked(e, p), p, 1 if p.opcode == 0xEB else e.operand_size(p))
-    code = (CHECK_ATTENTION if back else b"") + b"\xe9\0\0\0\0"
-    return code, ((len(code) - 4, target),), True
+    return jump(*_target(unlocked(e, p), p, 1 if p.opcode == 0xEB else e.operand_size(p)))
 
 
 def _call(e: Emitter, p: Parts, mask: int) -> Jump:
     e = unlocked(e, p)
-    target, back = _target(e, p, e.operand_size(p))
-    code = (CHECK_ATTENTION if back else b"") + e.push_number(p.after, e.operand_size(p)) + b"\xe9\0\0\0\0"
-    return code, ((len(code) - 4, target),), True
+    size = e.operand_size(p)
+    return jump(*_target(e, p, size), e.push_number(p.after, size))
 
 
 def _return(e: Emitter, p: Parts, mask: int) -> Jump:
@@ -95,9 +89,7 @@ def _loop(e: Emitter, p: Parts, mask: int) -> Jump:
     if p.opcode == 0xE2:
         code += b"\x41\x8d\x4a\xff" + (b"\x66\x41\x89\xca" if narrow else b"\x41\x89\xca")  # r10, less 1
     code += CUT_COUNT if narrow else b"\x44\x89\xd1"  # or mov ecx, r10d
-    code += b"\xe3\x05\xe9\0\0\0\0\xe9\0\0\0\0"  # jrcxz: over the first jump
-    zero, other = (p.after, target) if p.opcode == 0xE2 else (target, p.after)
-    return code, ((len(code) - 9, other), (len(code) - 4, zero)), True
+    return by_count(p, code, target, p.after)
 
 
 JUMPS: dict[int, Action] = {
